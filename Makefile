@@ -1,0 +1,46 @@
+# Every target sets up its own environment in .venv and installs again only when pyproject.toml
+# changes. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+LESSON ?=
+LAB_FLAGS ?=
+# JupyterLab refuses to run as root, the only user of most containers, unless told so.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: help lab lessons figures test test-fast clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+lab: .venv/lessons ## open JupyterLab on lesson 00
+	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_FLAGS) notebooks/00_start_here.ipynb
+
+lessons: .venv/lessons ## execute the whole book headless and store its outputs (LESSON=02 for one)
+	$(BIN)/python -m minivmamba.classroom.book $(LESSON)
+
+figures: .venv/lessons ## redraw every picture of the book and of the README
+	$(BIN)/python -m minivmamba.figures
+
+test: .venv/test ## run everything: format, lint, types, tests, and the lessons strictly
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest --nbval
+
+test-fast: .venv/test ## format, lint and the quick tests: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pytest tests -m "not slow"
+
+clean: ## remove the environment and every cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+
+.venv/lessons: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[lessons]'
+	@touch $@
+
+.venv/test: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch .venv/lessons $@

@@ -1,0 +1,137 @@
+"""From a photograph to the tensor that a model reads, and back to a picture.
+
+Photographs come greyscale, transparent, lying on their side with a note in their EXIF data, or
+with 16 bits a pixel. `load_photo` gives what a person sees: upright, three colours, 8 bits, on
+white paper. `to_input` prepares it as the authors evaluate on ImageNet.
+
+Needs Pillow and torchvision (extra `lessons`); the models do not.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Mean and standard deviation of ImageNet's training pixels per colour, on the scale 0…1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def load_photo(source: "str | Path | np.ndarray | Image") -> "Image":
+    """Open a photograph as a person would see it.
+
+    Args:
+        source: a file, a Pillow image, or a uint8 array (H, W), (H, W, 3) or (H, W, 4).
+
+    Returns:
+        An upright RGB Pillow image. Transparency is laid on white; 16-bit grey is brought to 8.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no image or is damaged, or the array has another shape or dtype.
+        TypeError: source is something else.
+    """
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(_open(source))
+    if image.mode.startswith("I"):  # 16-bit grey; converting it directly would clip at 255
+        pixels = np.asarray(image).clip(0, 65535)
+        image = _from_array((pixels / 257).round().astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("source: expected whole numbers a pixel, got floating-point ones")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        paper = _from_array(np.full((image.height, image.width, 4), 255, np.uint8))
+        paper.alpha_composite(image)
+        image = paper
+    return image.convert("RGB")
+
+
+def to_input(photo: "Image", size: int = 224) -> Tensor:
+    """Resize, crop and normalise a photograph as the authors do to evaluate.
+
+    Bicubic to a short side of size · 256/224, centre crop, ImageNet mean and standard deviation.
+
+    Args:
+        photo: an RGB Pillow image, see `load_photo`.
+        size: side of the square in pixels.
+
+    Returns:
+        float32 tensor (1, 3, size, size).
+
+    Raises:
+        ValueError: the photo is not RGB, or size is below 1.
+        ModuleNotFoundError: torchvision is missing.
+    """
+    if getattr(photo, "mode", None) != "RGB":
+        got = getattr(photo, "mode", type(photo).__name__)
+        raise ValueError(f"photo: expected an RGB Pillow image as load_photo gives, got {got}")
+    if size < 1:
+        raise ValueError(f"size: expected at least 1 pixel, got {size}")
+    try:
+        from torchvision.transforms import v2
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "photos.to_input needs torchvision: pip install 'minivmamba[lessons]'; "
+            "the models themselves work without it"
+        ) from error
+    prepare = v2.Compose(
+        [
+            v2.Resize(round(size * 256 / 224), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.CenterCrop(size),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    return prepare(photo).unsqueeze(0)
+
+
+def to_picture(images: Tensor) -> np.ndarray:
+    """What the model sees, for a plot: (1, 3, H, W) from `to_input` → (H, W, 3) in 0…1.
+
+    Raises ValueError for another shape.
+    """
+    if images.ndim != 4 or images.shape[:2] != (1, 3):
+        raise ValueError(f"images: expected shape (1, 3, H, W), got {tuple(images.shape)}")
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    pixels = images[0].detach().cpu().permute(1, 2, 0) * std + mean
+    return pixels.clamp(0, 1).numpy()
+
+
+def _open(source: "str | Path | np.ndarray | Image") -> "Image":
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f"source: expected a path, a Pillow image or an array, got {type(source).__name__}"
+        )
+    try:
+        image = Image.open(source)
+        image.load()
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # Pillow's word for "no image" and for "damaged" alike
+        raise ValueError(f"source: expected an image file, got {str(source)!r}: {error}") from error
+    return image
+
+
+def _from_array(pixels: np.ndarray) -> "Image":
+    from PIL import Image
+
+    colours = pixels.shape[2:] in ((), (3,), (4,))
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not colours:
+        raise ValueError(
+            "source: expected a uint8 array (H, W), (H, W, 3) or (H, W, 4), "
+            f"got {pixels.dtype} {pixels.shape}"
+        )
+    return Image.fromarray(pixels)

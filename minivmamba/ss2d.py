@@ -1,0 +1,122 @@
+"""SS2D: the selective scan of an image, along four routes (lesson 10).
+
+    (x, z) = in_proj(input)
+    x      = SiLU(depthwise 3×3(x))
+    y      = cross_merge( selective_scan( cross_scan(x) ) )
+    output = out_proj( LayerNorm(y) × SiLU(z) )
+
+Every route has its own projections to Δ, B and C, and its own A, D. Parameter names, shapes and
+initial values are those of the first public release of VMamba (arXiv 2401.10166), so that its
+weights load; d_inner is written d, and K = 4 is the number of routes.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from minivmamba.cross_scan import cross_merge, cross_scan
+from minivmamba.discretize import inverse_softplus
+from minivmamba.expect import expect_int, expect_tensors
+from minivmamba.selective_scan import selective_scan
+
+ROUTES = 4
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step Δ (Mamba, section 3.6)
+
+
+class SS2D(nn.Module):
+    """2D selective scan of a channels-last map: (B, H, W, d_model) → the same shape.
+
+    Args:
+        d_model: channels of the map.
+        d_state: N, states per channel and route.
+        expand: d_inner = expand · d_model.
+        dt_rank: R, width of the low-rank projection to Δ; ceil(d_model / 16) if None.
+
+    Raises:
+        ValueError: an argument is not an integer of at least 1.
+    """
+
+    def __init__(
+        self, d_model: int, d_state: int = 16, expand: int = 2, dt_rank: int | None = None
+    ) -> None:
+        super().__init__()
+        expect_int("d_model", d_model, minimum=1)
+        expect_int("d_state", d_state, minimum=1)
+        expect_int("expand", expand, minimum=1)
+        dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        expect_int("dt_rank", dt_rank, minimum=1)
+        d = expand * d_model
+        self.d_model, self.d_inner, self.d_state, self.dt_rank = d_model, d, d_state, dt_rank
+
+        self.x_proj_weight = nn.Parameter(torch.empty(ROUTES, dt_rank + 2 * d_state, d))
+        self.dt_projs_weight = nn.Parameter(torch.empty(ROUTES, d, dt_rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(ROUTES, d))
+        self.A_logs = nn.Parameter(torch.empty(ROUTES * d, d_state))
+        self.Ds = nn.Parameter(torch.empty(ROUTES * d))
+        self.in_proj = nn.Linear(d_model, 2 * d, bias=False)
+        self.conv2d = nn.Conv2d(d, d, kernel_size=3, padding=1, groups=d)
+        self.act = nn.SiLU()
+        self.out_norm = nn.LayerNorm(d)
+        self.out_proj = nn.Linear(d, d_model, bias=False)
+        self.reset_scan_parameters()
+
+    @torch.no_grad()
+    def reset_scan_parameters(self) -> None:
+        """Initial values of what the scan uses; the layers initialise themselves."""
+        for route in range(ROUTES):  # as nn.Linear does it: uniform within ± d^(−1/2)
+            nn.init.kaiming_uniform_(self.x_proj_weight[route], a=math.sqrt(5))
+        bound = self.dt_rank**-0.5
+        nn.init.uniform_(self.dt_projs_weight, -bound, bound)
+        # The initial Δ is log-uniform, drawn for each route and channel.
+        low, high = math.log(DT_MIN), math.log(DT_MAX)
+        dt = torch.exp(torch.empty_like(self.dt_projs_bias).uniform_(low, high))
+        self.dt_projs_bias.copy_(inverse_softplus(dt.clamp(min=DT_FLOOR)))
+        # A = −(1, 2, …, N) for every channel: S4D-real (lesson 04).
+        n = torch.arange(1, self.d_state + 1, device=self.A_logs.device)
+        self.A_logs.copy_(torch.log(n).expand_as(self.A_logs))
+        nn.init.ones_(self.Ds)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, d_model) → (B, H, W, d_model). Raises ValueError for another shape."""
+        expect_tensors(x=x)
+        if x.ndim != 4 or x.shape[-1] != self.d_model:
+            raise ValueError(
+                f"x: expected shape (B, H, W, {self.d_model}), channels last, got {tuple(x.shape)}"
+            )
+        x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, d) each
+        x = self.act(self.conv2d(x.permute(0, 3, 1, 2)))  # (B, d, H, W)
+        y = self.scan_routes(x).permute(0, 2, 3, 1)  # (B, H, W, d), at least float32
+        # Norm and gate stay in the scan's precision; only out_proj goes back to a lower one.
+        y = self.out_norm(y.to(self.out_norm.weight.dtype)) * self.act(z)
+        return self.out_proj(y.to(z.dtype))
+
+    def scan_routes(self, x: Tensor) -> Tensor:
+        """Project, scan and merge along the four routes: (B, d, H, W) → (B, d, H, W).
+
+        The result is float32, or float64 for a float64 input, also under autocast.
+        """
+        H, W = x.shape[2:]
+        xs = cross_scan(x)  # (B, K, d, L)
+        projected = torch.einsum("bkdl,kcd->bkcl", xs, self.x_proj_weight)  # (B, K, R + 2N, L)
+        dts, Bs, Cs = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
+        deltas = torch.einsum("bkrl,kdr->bkdl", dts, self.dt_projs_weight)  # (B, K, d, L)
+        scanned = selective_scan(
+            u=at_least_float32(xs).flatten(1, 2),  # (B, K·d, L)
+            delta=at_least_float32(deltas).flatten(1, 2),
+            A=-torch.exp(at_least_float32(self.A_logs)),
+            B=at_least_float32(Bs),
+            C=at_least_float32(Cs),
+            D=at_least_float32(self.Ds),
+            delta_bias=at_least_float32(self.dt_projs_bias).flatten(),
+            delta_softplus=True,
+        )
+        ys = cast(Tensor, scanned).unflatten(1, (ROUTES, self.d_inner))  # (B, K, d, L)
+        return cross_merge(ys, H, W)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
