@@ -1,0 +1,153 @@
+"""`check("02.3", my_function)`: not attempted yet, right, or wrong and why.
+
+An exercise is a specification (a short function that is right), inputs to try it on, and the
+mistakes people make, each a function of its own with a sentence that names the idea behind it. A
+check runs the reader's function on the inputs and compares *values*, never source text: a wrong
+answer that agrees everywhere with a known mistake is told that mistake's sentence; any other is
+shown the first input on which it differs. A check returns its verdict and never raises.
+"""
+
+import copy
+import importlib
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+NOT_ATTEMPTED, RIGHT, WRONG = "not attempted yet", "right", "wrong"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found. True when the answer is right."""
+
+    exercise: str
+    status: str
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.status == RIGHT
+
+    def __repr__(self) -> str:
+        return f"Exercise {self.exercise}: {self.status}" + (self.reason and f" — {self.reason}")
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise.
+
+    Attributes:
+        specification: the right function.
+        cases: argument tuples to try; `arguments` names their parts for messages.
+        mistakes: {sentence: function that makes the mistake}.
+        observe: what is compared, from (function, arguments); the returned value by default.
+    """
+
+    specification: Callable
+    arguments: Sequence[str]
+    cases: Sequence[tuple]
+    mistakes: dict[str, Callable] = field(default_factory=dict)
+    observe: Callable = lambda function, case: function(*case)
+
+
+def check(number: str, answer: Callable) -> Verdict:
+    """Compare a reader's function with the exercise of that number, such as "02.3"."""
+    exercise = _find(number)
+    if exercise is None:
+        return Verdict(number, WRONG, "there is no exercise of that number")
+    if not callable(answer):
+        return Verdict(number, WRONG, f"expected your function, got {type(answer).__name__}")
+    try:
+        status, reason = _judge(exercise, answer)
+    except NotImplementedError:
+        status, reason = NOT_ATTEMPTED, ""
+    except Exception as error:
+        status, reason = WRONG, _explain(error)
+    return Verdict(number, status, reason)
+
+
+def _find(number: str) -> Exercise | None:
+    lesson, _, _ = str(number).partition(".")
+    try:
+        module = importlib.import_module(f"minivmamba.classroom.lesson_{lesson}")
+    except ModuleNotFoundError:
+        return None
+    return module.EXERCISES.get(number)
+
+
+def _judge(exercise: Exercise, answer: Callable) -> tuple[str, str]:
+    """RIGHT if every case agrees, else WRONG with the best sentence there is."""
+    observed = [_observe(exercise, answer, case) for case in exercise.cases]
+    expected = [_observe(exercise, exercise.specification, case) for case in exercise.cases]
+    differs = [i for i in range(len(observed)) if not _same(observed[i], expected[i])]
+    if not differs:
+        return RIGHT, ""
+    for sentence, mistake in exercise.mistakes.items():
+        made = (_observe(exercise, mistake, case) for case in exercise.cases)
+        if all(_same(ours, theirs) for ours, theirs in zip(observed, made, strict=True)):
+            return WRONG, sentence
+    first = differs[0]
+    return WRONG, _difference(exercise, first, observed[first], expected[first])
+
+
+def _observe(exercise: Exercise, function: Callable, case: tuple):
+    # A copy for each call: a function that writes into its arguments must not spoil the next.
+    return exercise.observe(function, copy.deepcopy(case))
+
+
+def _flat(value) -> list[Tensor]:
+    """Numbers, arrays, tensors and nested sequences of them as a list of tensors."""
+    if value is None:
+        raise ValueError("your function returned None: is a return missing?")
+    if isinstance(value, tuple | list):
+        return [part for item in value for part in _flat(item)]
+    try:
+        return [torch.as_tensor(value).detach()]
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"expected numbers or tensors, got {type(value).__name__}") from None
+
+
+def _same(left, right) -> bool:
+    """Equal shapes, and values equal to about half the digits of the coarser dtype."""
+    left, right = _flat(left), _flat(right)
+    if [part.shape for part in left] != [part.shape for part in right]:
+        return False
+    return all(_close(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    single = torch.float32 in (a.dtype, b.dtype)
+    rtol, atol = (1e-5, 1e-7) if single else (1e-7, 1e-10)
+    return torch.allclose(a.double(), b.double(), rtol=rtol, atol=atol, equal_nan=True)
+
+
+def _difference(exercise: Exercise, case: int, observed, expected) -> str:
+    names = zip(exercise.arguments, exercise.cases[case], strict=True)
+    given = ", ".join(f"{name} = {_short(value)}" for name, value in names)
+    return f"for {given} expected {_short(expected)}, got {_short(observed)}"
+
+
+def _short(value) -> str:
+    """A value in a message: few digits, few entries, the shape of what is long."""
+    if callable(value):
+        return getattr(value, "__name__", "a function")
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(_short(part) for part in value) + ")"
+    tensor = torch.as_tensor(value).detach()
+    if tensor.ndim == 0:
+        return f"{tensor.item():.5g}"
+    entries = ", ".join(f"{entry:.4g}" for entry in tensor.flatten()[:6].tolist())
+    more = ", …" if tensor.numel() > 6 else ""
+    return f"[{entries}{more}] of shape {tuple(tensor.shape)}"
+
+
+def _explain(error: Exception) -> str:
+    """The error and the reader's own line, without the machinery around it."""
+    ours = str(importlib.import_module("minivmamba").__path__[0])
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if ours not in f.filename]
+    theirs = [frame for frame in frames if "site-packages" not in frame.filename]
+    where = f" in your line {theirs[-1].lineno}: {theirs[-1].line}" if theirs else ""
+    kind = "" if not where else f"{type(error).__name__}: "
+    return f"{kind}{error}{where}"

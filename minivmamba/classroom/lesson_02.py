@@ -1,0 +1,302 @@
+"""The exercises of lesson 02, discretization."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from minivmamba.classroom.checks import Exercise
+from minivmamba.discretize import bilinear, euler, mamba_rule, phi, zoh
+
+
+def _random(*shape: int, seed: int, low: float, high: float) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+
+# 02.1 — one scalar step, exactly
+
+
+def _zoh_step(a, b, dt):
+    A_bar = math.exp(a * dt)
+    return A_bar, (A_bar - 1) / a * b
+
+
+STEP = Exercise(
+    specification=_zoh_step,
+    arguments=("a", "b", "dt"),
+    cases=[(-1.0, 1.0, math.log(2)), (-0.5, 3.0, 0.8), (-4.0, -2.0, 0.3), (0.7, 1.5, 1.1)],
+    mistakes={
+        "this B̄ is Δ·b, the shortcut of the code (Euler's); the exact weight lets the input decay "
+        "from the moment it arrives": lambda a, b, dt: (math.exp(a * dt), dt * b),
+        "this is forward Euler, 1 + Δa and Δ·b: it follows the slope at the start of the step": (
+            lambda a, b, dt: (1 + a * dt, dt * b)
+        ),
+        "b is missing from B̄": lambda a, b, dt: (math.exp(a * dt), math.expm1(a * dt) / a),
+        "the sign of B̄ is turned: with a < 0 and b > 0 the input must raise h": (
+            lambda a, b, dt: (math.exp(a * dt), -math.expm1(a * dt) / a * b)
+        ),
+        "Δ is missing from the exponent: e^a is the decay over one unit of time, not over Δ": (
+            lambda a, b, dt: (math.exp(a), math.expm1(a) / a * b)
+        ),
+        "the factor e^{aΔ} in front of the integral is missing: ∫ e^{−as} ds weighs an input by "
+        "how it grew, not by how it decays until the end of the step": (
+            lambda a, b, dt: (math.exp(a * dt), -math.expm1(-a * dt) / a * b)
+        ),
+        "B̄ is divided by aΔ but not multiplied by Δ: this is φ(aΔ)·b": (
+            lambda a, b, dt: (math.exp(a * dt), math.expm1(a * dt) / (a * dt) * b)
+        ),
+        "Ā and B̄ are in the other order: return (Ā, B̄)": lambda a, b, dt: _zoh_step(a, b, dt)[::-1],
+    },
+)
+
+
+# 02.2 — two half-steps
+
+
+def _two_half_steps(rule, a, b, dt):
+    A_half, B_half = rule(a, b, dt / 2)
+    return A_half * A_half, A_half * B_half + B_half
+
+
+def _two_full_steps(rule, a, b, dt):
+    A_bar, B_bar = rule(a, b, dt)
+    return A_bar * A_bar, A_bar * B_bar + B_bar
+
+
+def _both_forgotten(rule, a, b, dt):
+    A_half, B_half = rule(a, b, dt / 2)
+    return A_half * A_half, 2 * B_half
+
+
+def _input_once(rule, a, b, dt):
+    A_half, B_half = rule(a, b, dt / 2)
+    return A_half * A_half, B_half
+
+
+def _only_first_input(rule, a, b, dt):
+    A_half, B_half = rule(a, b, dt / 2)
+    return A_half * A_half, A_half * B_half
+
+
+def _decay_once(rule, a, b, dt):
+    A_half, B_half = rule(a, b, dt / 2)
+    return A_half, A_half * B_half + B_half
+
+
+def _decay_added(rule, a, b, dt):
+    A_half, B_half = rule(a, b, dt / 2)
+    return 2 * A_half, A_half * B_half + B_half
+
+
+HALF_STEPS = Exercise(
+    specification=_two_half_steps,
+    arguments=("rule", "a", "b", "dt"),
+    cases=[
+        (rule, a, b, dt)
+        for rule in (zoh, mamba_rule, euler, bilinear)
+        for a, b, dt in [(-1.0, 1.0, math.log(2)), (-3.0, -0.5, 0.4), (0.2, 2.0, 1.0)]
+    ],
+    mistakes={
+        "these are two steps of length Δ; each half-step has length Δ/2": _two_full_steps,
+        "this is the rule itself over Δ; take two steps of Δ/2 and put one into the other": (
+            lambda rule, a, b, dt: rule(a, b, dt)
+        ),
+        "the input of the first half-step must still decay during the second: Ā·B̄ + B̄, not "
+        "2·B̄": _both_forgotten,
+        "the held input acts in both half-steps: this counts the second one only": _input_once,
+        "the held input acts in both half-steps: this counts the first one only": (
+            _only_first_input
+        ),
+        "the state decays in both half-steps: Ā·Ā, not Ā": _decay_once,
+        "decays multiply, they do not add: Ā·Ā, not 2·Ā": _decay_added,
+    },
+)
+
+
+# 02.3 — B̄ for tensors, a = 0 included
+
+
+def _b_bar(a, b, dt):
+    return dt * b * phi(dt * a)
+
+
+def _value_and_gradient(function, case):
+    """The value, and in double precision also its gradient with respect to a."""
+    a, b, dt = case
+    if a.dtype != torch.float64:
+        return function(a, b, dt)
+    a.requires_grad_()
+    value = function(a, b, dt)
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return value
+    (gradient,) = torch.autograd.grad(value.sum(), a)
+    return value, gradient
+
+
+def _quotient_with_where(a, b, dt):
+    z = dt * a
+    return torch.where(z == 0, dt * b, dt * b * torch.expm1(z) / z)
+
+
+def _shifted(a, b, dt):
+    z = dt * a + 1e-6
+    return dt * b * torch.expm1(z) / z
+
+
+def _lost_digits(a, b, dt):
+    z = dt * a
+    safe = torch.where(z == 0, torch.ones_like(z), z)
+    return torch.where(z == 0, dt * b * (1 + z / 2), dt * b * (torch.exp(safe) - 1) / safe)
+
+
+ENTRIES = torch.tensor([0.0, -1e-3, 2e-3, -0.05, -0.5, -1.0, -16.0, 0.3], dtype=torch.float64)
+
+NEAR_ZERO = Exercise(
+    specification=_b_bar,
+    arguments=("a", "b", "dt"),
+    cases=[
+        (ENTRIES, torch.tensor(1.0).double(), torch.tensor(1.0).double()),
+        (
+            torch.cat([ENTRIES[:3], -_random(3, seed=1, low=0, high=3)]).view(2, 3),
+            _random(3, seed=2, low=-2, high=2),
+            _random(2, 1, seed=3, low=0.01, high=1),
+        ),
+        (torch.zeros(1).double(), torch.ones(1).double(), torch.ones(1).double() / 2),
+        (-torch.logspace(-4, 0, 13), torch.ones(13), torch.ones(13)),
+    ],
+    observe=_value_and_gradient,
+    mistakes={
+        "this is Euler's ΔB, not the exact integral": lambda a, b, dt: dt * b + 0 * a,
+        "at a = 0 this is 0/0: the value there is NaN; the limit is Δ·b": (
+            lambda a, b, dt: dt * b * torch.expm1(dt * a) / (dt * a)
+        ),
+        "at a = 0 this is 0/0: the value there is NaN; the limit is Δ·b (and exp(z) − 1 loses "
+        "digits near 0: expm1 keeps them)": (
+            lambda a, b, dt: dt * b * (torch.exp(dt * a) - 1) / (dt * a)
+        ),
+        "the values are right, but the gradient at a = 0 is NaN: torch.where computes both "
+        "branches, and the 0/0 of the one not chosen reaches the gradient; make its argument safe "
+        "first": _quotient_with_where,
+        "a small number added to the denominator moves every value a little, also where there is "
+        "no danger": _shifted,
+        "right on paper, but exp(z) − 1 loses digits near 0 in float32: expm1 keeps them": (
+            _lost_digits
+        ),
+    },
+)
+
+
+# 02.4 — the bias that gives a wanted Δ
+
+
+def _initial_bias(dt):
+    return dt + torch.log(-torch.expm1(-dt))
+
+
+def _all_in_one(dt):
+    return torch.log(torch.exp(dt) - 1)
+
+
+BIAS = Exercise(
+    specification=_initial_bias,
+    arguments=("dt",),
+    cases=[
+        (torch.logspace(-4, 0, 9),),
+        (torch.tensor([[0.001, 0.1], [3.0, 10.0]], dtype=torch.float64),),
+        (torch.tensor(math.log(2), dtype=torch.float64),),
+    ],
+    mistakes={
+        "right on paper, but exp(Δ) − 1 loses digits for small Δ in float32: expm1 keeps them": (
+            _all_in_one
+        ),
+        "this is softplus itself; wanted is the number that softplus turns into Δ": (
+            torch.nn.functional.softplus
+        ),
+        "log Δ is the inverse of exp, not of softplus: close for small Δ only": torch.log,
+        "the Δ in front is missing: x = Δ + log(1 − e^{−Δ})": (
+            lambda dt: torch.log(-torch.expm1(-dt))
+        ),
+        "this returns Δ unchanged": lambda dt: dt,
+    },
+)
+
+
+# 02.5 — a clock that ticks unevenly
+
+
+def _simulate(step, dts, xs):
+    """Run h ← step(h, previous x, x, dt) and collect the states."""
+    h, previous, hs = torch.zeros((), dtype=xs.dtype), torch.zeros((), dtype=xs.dtype), []
+    for dt, x in zip(dts, xs, strict=True):
+        h = step(h, previous, x, dt)
+        previous = x
+        hs.append(h)
+    return torch.stack(hs)
+
+
+def _uneven_clock(a, b, dts, xs):
+    return _simulate(lambda h, _, x, dt: torch.exp(a * dt) * h + _gain(a, b, dt) * x, dts, xs)
+
+
+def _gain(a, b, dt):
+    return torch.expm1(a * dt) / a * b
+
+
+UNEVEN = Exercise(
+    specification=_uneven_clock,
+    arguments=("a", "b", "dts", "xs"),
+    cases=[
+        (
+            -0.7,
+            1.5,
+            _random(7, seed=4, low=0.05, high=1.5),
+            _random(7, seed=5, low=-2, high=2),
+        ),
+        (-2.0, -1.0, torch.tensor([0.4]).double(), torch.tensor([3.0]).double()),
+        (
+            -1.0,
+            1.0,
+            torch.tensor([math.log(2)] * 3).double(),
+            torch.tensor([4.0, 0.0, 8.0]).double(),
+        ),
+    ],
+    mistakes={
+        "this uses x_{t−1}: the hold covers the interval that ends at t, with the input x_t": (
+            lambda a, b, dts, xs: _simulate(
+                lambda h, before, _, dt: torch.exp(a * dt) * h + _gain(a, b, dt) * before, dts, xs
+            )
+        ),
+        "this weighs the input by Δ·b, the shortcut of the code; here the exact B̄ is asked": (
+            lambda a, b, dts, xs: _simulate(
+                lambda h, _, x, dt: torch.exp(a * dt) * h + dt * b * x, dts, xs
+            )
+        ),
+        "every interval has its own Δ: this uses the first one throughout": (
+            lambda a, b, dts, xs: _uneven_clock(a, b, dts[0].expand_as(dts), xs)
+        ),
+        "every interval has its own Δ: this uses their mean": (
+            lambda a, b, dts, xs: _uneven_clock(a, b, dts.mean().expand_as(dts), xs)
+        ),
+        "the state is not carried on: h_t needs Ā·h_{t−1}": (
+            lambda a, b, dts, xs: _gain(a, b, dts) * xs
+        ),
+        "this returns the last state only; one state per sample is asked": (
+            lambda a, b, dts, xs: _uneven_clock(a, b, dts, xs)[-1]
+        ),
+        "the new input decays too: Ā multiplies the old state only": (
+            lambda a, b, dts, xs: _simulate(
+                lambda h, _, x, dt: torch.exp(a * dt) * (h + _gain(a, b, dt) * x), dts, xs
+            )
+        ),
+    },
+)
+
+
+EXERCISES = {
+    "02.1": STEP,
+    "02.2": HALF_STEPS,
+    "02.3": NEAR_ZERO,
+    "02.4": BIAS,
+    "02.5": UNEVEN,
+}
