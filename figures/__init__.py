@@ -12,7 +12,7 @@ from minivmamba.figures.discretization import (
     rules,
     weights,
 )
-from minivmamba.figures.overview import routes, what_we_build
+from minivmamba.figures.overview import routes, seen, stages, what_we_build
 
 __all__ = [
     "factor",
@@ -22,6 +22,8 @@ __all__ = [
     "remember",
     "routes",
     "rules",
+    "seen",
+    "stages",
     "weights",
     "what_we_build",
 ]

@@ -209,7 +209,7 @@ def gated_sequence(s_elsewhere: float, marked: int = 5, L: int = 24, seed: int =
     for keep_t, take_t, x_t in zip(keep, take, x, strict=True):
         h = keep_t * h + take_t * x_t
         hs.append(h)
-    return x, s, torch.stack(hs)
+    return x.numpy(), s.numpy(), torch.stack(hs).numpy()
 
 
 @styled
@@ -218,7 +218,7 @@ def remember(s_elsewhere: float = -5.0) -> Figure:
     figure, (above, below) = new(2, height=3.6, sharex=True, height_ratios=[1, 1.4])
     x, s, h = gated_sequence(s_elsewhere)
     t = np.arange(1, len(x) + 1)
-    above.bar(t, torch.nn.functional.softplus(s), color=ORANGE, hatch="//", edgecolor="white")
+    above.bar(t, np.logaddexp(s, 0), color=ORANGE, hatch="//", edgecolor="white")
     above.set(
         ylabel="step Δ", ylim=(0, 5.5), title=f"s = {s_elsewhere:.1f} elsewhere".replace("-", "−")
     )

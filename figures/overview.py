@@ -7,6 +7,8 @@ from matplotlib.patches import Rectangle
 
 from minivmamba.cross_scan import cross_scan
 from minivmamba.figures.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, new, styled
+from minivmamba.photos import load_photo, to_input, to_picture
+from minivmamba.vssm import vmamba_tiny
 
 ROUTE_NAMES = ["0: row by row", "1: column by column", "2: route 0 reversed", "3: route 1 reversed"]
 ROUTE_COLOURS = [BLUE, RED, SKY, ORANGE]
@@ -52,6 +54,57 @@ def _draw_route(axes, rows, columns, colour) -> None:
     ends = {"markersize": 10, "markeredgecolor": "white", "color": colour, "zorder": 4}
     axes.plot(columns[0], rows[0], "o", **ends)
     axes.plot(columns[-1], rows[-1], "s", **ends)
+
+
+@styled
+def seen(row: int = 2, column: int = 3, photo: np.ndarray | None = None, grid: int = 6) -> Figure:
+    """What each route has passed when it arrives at one patch; the rest is covered."""
+    photo = photograph() if photo is None else photo
+    figure, panels = new(1, 4, height=2.25)
+    masks = seen_masks(row, column, grid)
+    for axes, mask, name, colour in zip(panels, masks, ROUTE_NAMES, ROUTE_COLOURS, strict=True):
+        axes.imshow(photo, extent=(0, grid, grid, 0))
+        cover = np.zeros((grid, grid, 4))
+        cover[..., 3] = np.where(mask, 0.0, 0.8)
+        axes.imshow(cover, extent=(0, grid, grid, 0), interpolation="nearest")
+        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=colour, linewidth=4))
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(f"{name}\n{int(mask.sum())} of {grid * grid}", fontsize=9)
+    return figure
+
+
+def seen_masks(row: int, column: int, grid: int) -> np.ndarray:
+    """(4, grid, grid) booleans: the patches that route k passes up to and including this one."""
+    order = arrival_times(grid)
+    return order <= order[:, row, column][:, None, None]
+
+
+def arrival_times(grid: int) -> np.ndarray:
+    """(4, grid, grid): when each route arrives at each patch, counted from 0."""
+    patches = torch.arange(grid * grid).view(1, 1, grid, grid)
+    visited = cross_scan(patches)[0, :, 0]  # (4, L): which patch at which moment
+    return visited.argsort(-1).view(4, grid, grid).numpy()
+
+
+@styled
+def stages(images: torch.Tensor | None = None, maps: list[torch.Tensor] | None = None) -> Figure:
+    """The photograph as the model sees it, and the mean size of the activations of each stage."""
+    if images is None or maps is None:
+        images = to_input(load_photo(photograph()))
+        torch.manual_seed(0)
+        with torch.no_grad():
+            maps = vmamba_tiny().eval().forward_features(images)
+    figure, panels = new(1, 5, height=1.9)
+    panels[0].imshow(to_picture(images))
+    panels[0].set_title("input\n224 × 224", fontsize=9)
+    for stage, (axes, features) in enumerate(zip(panels[1:], maps, strict=True), start=1):
+        axes.imshow(features[0].abs().mean(0).numpy(), cmap="cividis")
+        C, H, W = features.shape[1:]
+        axes.set_title(f"stage {stage}\n{H} × {W}, {C} ch.", fontsize=9)
+    for axes in panels:
+        axes.set_axis_off()
+    return figure
 
 
 STAGES = [  # name, colour, side of the map at 224 px, channels, lesson that builds it

@@ -5,6 +5,7 @@ only difference."""
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ RULE_NAME = {
     "bilinear": "bilinear",
 }
 
-_LOOK = {
+_LOOK: dict[Any, Any] = {
     "font.size": 10,
     "axes.grid": True,
     "grid.alpha": 0.3,

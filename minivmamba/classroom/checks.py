@@ -98,13 +98,19 @@ def _observe(exercise: Exercise, function: Callable, case: tuple):
 
 
 def _flat(value) -> list[Tensor]:
-    """Numbers, arrays, tensors and nested sequences of them as a list of tensors."""
+    """Numbers, arrays, tensors and nested sequences of them as a list of tensors.
+
+    Several numbers become one vector: a pair, a list and a tensor of two entries are one answer.
+    """
     if value is None:
         raise ValueError("your function returned None: is a return missing?")
     if isinstance(value, tuple | list):
-        return [part for item in value for part in _flat(item)]
+        parts = [part for item in value for part in _flat(item)]
+        return [torch.stack(parts)] if parts and all(p.ndim == 0 for p in parts) else parts
     try:
-        return [torch.as_tensor(value).detach()]
+        # A Python number has double precision, which torch would cut to single.
+        dtype = torch.float64 if isinstance(value, int | float) else None
+        return [torch.as_tensor(value, dtype=dtype).detach()]
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"expected numbers or tensors, got {type(value).__name__}") from None
 

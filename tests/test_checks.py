@@ -1,0 +1,206 @@
+"""The checks of the exercises, tested as the exercises are: with right and with wrong answers."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minivmamba.classroom import check, describe_machine, lesson_00, lesson_02
+
+EXERCISES = {**lesson_00.EXERCISES, **lesson_02.EXERCISES}
+MISTAKES = [
+    pytest.param(number, sentence, id=f"{number}-{index}")
+    for number, exercise in EXERCISES.items()
+    for index, sentence in enumerate(exercise.mistakes)
+]
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_specification_is_right(number):
+    verdict = check(number, EXERCISES[number].specification)
+    assert verdict and repr(verdict) == f"Exercise {number}: right"
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_stub_is_not_attempted(number):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    verdict = check(number, stub)
+    assert not verdict and repr(verdict) == f"Exercise {number}: not attempted yet"
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_every_exercise_knows_at_least_four_mistakes(number):
+    assert len(EXERCISES[number].mistakes) >= 4
+
+
+@pytest.mark.parametrize(("number", "sentence"), MISTAKES)
+def test_each_mistake_gets_its_own_sentence(number, sentence):
+    mistake = EXERCISES[number].mistakes[sentence]
+    verdict = check(number, lambda *arguments: mistake(*arguments))
+    assert not verdict and verdict.reason == sentence
+
+
+# Right answers written differently, as a reader might.
+
+
+def zoh_by_quadrature(alpha, beta, step, parts=20000):
+    width = step / parts
+    left = [math.exp(alpha * (step - (k + 0.5) * width)) for k in range(parts)]
+    return torch.tensor(alpha * step).double().exp(), beta * width * sum(left)
+
+
+def zoh_by_matrix(a, b, dt):
+    M = torch.tensor([[a, b], [0.0, 0.0]], dtype=torch.float64)
+    return torch.linalg.matrix_exp(dt * M)[0]
+
+
+def two_half_steps_by_running(rule, a, b, dt):
+    A_bar, B_bar = rule(a, b, dt / 2)
+
+    def run(h, x):
+        for _ in range(2):
+            h = A_bar * h + B_bar * x
+        return h
+
+    return [run(1.0, 0.0), run(0.0, 1.0)]
+
+
+def b_bar_by_quadrature(a, b, dt):
+    """16 Gauss points on [0, 1]: no special case at 0 at all."""
+    import numpy as np
+
+    points, weights = np.polynomial.legendre.leggauss(16)
+    z, total = dt * a, 0
+    for point, weight in zip(points, weights, strict=True):
+        total = total + weight / 2 * torch.exp(z * (1 + point) / 2)
+    return dt * b * total
+
+
+def b_bar_by_sinh(a, b, dt):
+    z = dt * a / 2
+    tiny = z == 0
+    safe = z.masked_fill(tiny, 1.0)
+    return dt * b * torch.exp(z) * (torch.sinh(safe) / safe).masked_fill(tiny, 1.0)
+
+
+def uneven_clock_in_numpy(a, b, dts, xs):
+    level, levels = 0.0, []
+    for dt, x in zip(dts.tolist(), xs.tolist(), strict=True):
+        rest = -b * x / a
+        level = rest + (level - rest) * math.exp(a * dt)
+        levels.append(level)
+    return levels
+
+
+def uneven_clock_by_sums(a, b, dts, xs):
+    time = dts.cumsum(0)
+    decay = torch.exp(a * (time[:, None] - time[None, :])).tril()
+    return decay @ (torch.expm1(a * dts) / a * b * xs)
+
+
+def shapes_by_division(H, W):
+    H, W = H // 4, W // 4
+    return [(96 << k, math.ceil(H / 2**k), math.ceil(W / 2**k)) for k in range(4)]
+
+
+def position_by_listing(route, row, column, H, W):
+    cells = [(r, c) for r in range(H) for c in range(W)]
+    if route in (1, 3):
+        cells.sort(key=lambda cell: cell[::-1])
+    if route >= 2:
+        cells.reverse()
+    return cells.index((row, column))
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [
+        ("00.1", shapes_by_division),
+        ("00.2", position_by_listing),
+        ("02.1", zoh_by_quadrature),
+        ("02.1", zoh_by_matrix),
+        ("02.2", two_half_steps_by_running),
+        ("02.3", b_bar_by_quadrature),
+        ("02.3", b_bar_by_sinh),
+        ("02.4", lambda dt: torch.log(torch.expm1(dt))),
+        ("02.5", uneven_clock_in_numpy),
+        ("02.5", uneven_clock_by_sums),
+    ],
+)
+def test_right_answers_written_differently(number, answer):
+    assert check(number, answer), check(number, answer)
+
+
+# Wrong answers that no list foresees: wrong all the same.
+
+
+def writes_into_its_input(a, b, dts, xs):
+    xs *= 2
+    return lesson_02.UNEVEN.specification(a, b, dts, xs)
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [
+        ("00.1", lambda H, W: [(96, 56, 56), (192, 28, 28), (384, 14, 14), (768, 7, 7)]),
+        ("00.1", lambda H, W: [(96, H // 4, W // 4)] * 4),
+        ("00.2", lambda route, row, column, H, W: 0),
+        ("00.2", lambda route, row, column, H, W: row * W + column),
+        ("02.1", lambda a, b, dt: (0.5, 0.5)),
+        ("02.1", lambda a, b, dt: (2 ** (-dt / math.log(2)), (1 - math.exp(-dt)) * b)),
+        ("02.1", lambda a, b, dt: (math.exp(a * dt), abs(b * math.expm1(a * dt) / a))),
+        ("02.2", lambda rule, a, b, dt: (0.25, 0.75)),
+        ("02.2", lambda rule, a, b, dt: lesson_02.zoh(a, b, dt)),
+        ("02.3", lambda a, b, dt: dt * b * (1 + dt * a / 2)),
+        ("02.3", lambda a, b, dt: torch.nan_to_num(b * torch.expm1(dt * a) / a, nan=1.0)),
+        ("02.3", lambda a, b, dt: (dt * b * torch.expm1(dt * a + 1e-12) / (dt * a + 1e-12))[:1]),
+        ("02.4", lambda dt: torch.log(dt) + dt / 2),
+        ("02.4", lambda dt: torch.special.logit(dt / 11)),
+        ("02.5", lambda a, b, dts, xs: torch.tensor([2.0, 1.0, 4.5])),
+        ("02.5", lambda a, b, dts, xs: xs * 0),
+        ("02.5", writes_into_its_input),
+    ],
+)
+def test_other_wrong_answers_are_shown_where_they_differ(number, answer):
+    verdict = check(number, answer)
+    assert verdict.status == "wrong"
+    assert verdict.reason.startswith("for ") and "expected" in verdict.reason
+
+
+def test_a_function_without_return_or_with_an_error_or_of_another_kind():
+    def forgets(a, b, dt):
+        a * dt
+
+    def divides(a, b, dt):
+        return 1 / 0
+
+    cases = [
+        (forgets, "your function returned None: is a return missing?"),
+        (divides, "ZeroDivisionError: division by zero in your line"),
+        (lambda a, b: (a, b), "takes 2 positional arguments but 3 were given"),
+        (lambda a, b, dt: "½", "expected numbers or tensors, got str"),
+        (0.5, "expected your function, got float"),
+    ]
+    for answer, message in cases:
+        verdict = check("02.1", answer)
+        assert verdict.status == "wrong" and message in verdict.reason, verdict
+    assert "return 1 / 0" in check("02.1", divides).reason  # the reader's own line
+    assert "checks.py" not in check("02.1", divides).reason
+    assert "no exercise" in check("02.9", divides).reason
+    assert "no exercise" in check("nonsense", divides).reason
+
+
+def test_machine_is_described_in_sentences():
+    text = describe_machine()
+    for topic in ("Python", "PyTorch", "cores", "Numba", "Triton", "GPU"):
+        assert topic in text
+    assert all(line.endswith(".") for line in text.splitlines())
+
+
+def test_softplus_of_the_asked_bias_is_the_wanted_step():
+    """The specification itself, against torch."""
+    dt = torch.logspace(-4, 1, 40, dtype=torch.float64)
+    torch.testing.assert_close(F.softplus(lesson_02.BIAS.specification(dt)), dt)
