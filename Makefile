@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LESSON ?=
 LAB_FLAGS ?=
+FIRST := /lab/tree/notebooks/00_start_here.ipynb
 # JupyterLab refuses to run as root, the only user of most containers, unless told so.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -13,7 +14,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 lab: .venv/lessons ## open JupyterLab on lesson 00
-	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_FLAGS) notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) --ServerApp.root_dir=. --LabApp.default_url=$(FIRST) $(LAB_FLAGS)
 
 lessons: .venv/lessons ## execute the whole book headless and store its outputs (LESSON=02 for one)
 	$(BIN)/python -m minivmamba.classroom.book $(LESSON)

@@ -184,17 +184,20 @@ class VSSM(nn.Module):
 
     @property
     def min_size(self) -> int:
-        """Smallest height and width of an image: one pixel is left at the last stage."""
+        """Smallest height and width of an image: 32 for four stages and patches of 4 pixels.
+
+        Below it a stage would see more padding than picture.
+        """
         return self.patch_size * 2 ** (len(self.depths) - 1)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """The map of every stage before patch merging.
 
         Args:
-            images: (B, in_chans, H, W), floating point, H and W at least 32.
+            images: (B, in_chans, H, W), floating point, H and W at least `min_size`.
 
         Returns:
-            Four maps (B, C, H/s, W/s) at strides s = 4, 8, 16, 32.
+            One map a stage, (B, C, H/s, W/s) at strides s = 4, 8, 16, 32; odd sizes round up.
 
         Raises:
             TypeError: images is not a floating-point tensor of the model's dtype.

@@ -39,8 +39,9 @@ VOLATILE = re.compile(r"(?<=\bat )0x[0-9a-fA-F]+|\b[0-9a-f]{32}\b")
 # differ), and each cell is held against the range of the 3 x 3 cells around it in the other
 # picture: ink may move by one cell, not appear or vanish. Between Matplotlib 3.8-3.10 and 3.11,
 # which draws every letter anew and shifts frames by a pixel, five figures of this book's kinds
-# differed by at most 37 of 255 levels; a missing curve, arrow or marker, or a curve off by 5 %,
-# by at least 100. Not seen: a dashed grey line one pixel wide (31).
+# differed by at most 37 of 255 levels; a missing curve, arrow or marker, or a curve off by 4 % of
+# the axis, by at least 100. Not seen: a curve off by 1 % (14), or that a dashed grey line of one
+# pixel is missing (31); what must hold so closely needs a number and an assert.
 CELL_PIXELS, LEVELS = 4, 48
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
