@@ -1,5 +1,7 @@
 """The figures of lesson 02."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -10,7 +12,6 @@ from minivmamba.figures.style import (
     GREEN,
     GREY,
     ORANGE,
-    PURPLE,
     RULE_NAME,
     RULE_STYLE,
     new,
@@ -72,7 +73,7 @@ def hold(xs=(4.0, 0.0, 8.0, 2.0, 2.0, 0.0), a: float = -1.0, dt: float = LN2) ->
 
 
 @styled
-def weights(a: float = -1.0, dt: float = 1.0) -> Figure:
+def weights(a: float = -1.0, dt: float = LN2) -> Figure:
     """What is left, at the end of the step, of the input that arrived at moment s."""
     figure, axes = new(height=2.8)
     s = np.linspace(0, dt, 200)
@@ -85,10 +86,10 @@ def weights(a: float = -1.0, dt: float = 1.0) -> Figure:
         [0, dt], [1, 1], "--", color=ORANGE, label=f"nothing decays: area {dt:.2f} = Δ·b (the code)"
     )
     axes.set(
-        xlabel="moment s of arrival within the step (units of time)",
+        xlabel=f"moment s of arrival; the step is Δ = {dt:.2f} units of time long",
         ylabel="share left at the end",
         xlim=(0, dt),
-        ylim=(0, 1.45),
+        ylim=(0, 1.5),
     )
     axes.legend(loc="upper left")
     return figure
@@ -101,9 +102,18 @@ def rules(dt: float = 0.5, a: float = -1.0, duration: float = 8.0) -> Figure:
     t = np.linspace(0, duration, 300)
     axes.plot(t, 1 - np.exp(a * t), color=GREY, linewidth=5, alpha=0.4, label="exact")
     count = int(duration / dt + 1e-9)
-    for rule in ("euler", "bilinear", "mamba_rule", "zoh"):
+    # The exact rule has no line of its own, for between its samples it claims nothing; where
+    # markers meet, the smaller one lies on top.
+    looks: dict[str, dict[str, Any]] = {
+        "mamba_rule": {"markersize": 9},
+        "zoh": {"markersize": 9, "linestyle": "none"},
+        "bilinear": {"markersize": 5},
+        "euler": {"markersize": 5},
+    }
+    for rule, look in looks.items():
         hs = run(rule, a, -a, dt, [1.0] * count)
-        axes.plot(dt * np.arange(count + 1), hs, **RULE_STYLE[rule], label=RULE_NAME[rule])
+        style = {**RULE_STYLE[rule], **look}
+        axes.plot(dt * np.arange(count + 1), hs, **style, label=RULE_NAME[rule])
     axes.set(
         xlabel="time t (units of 1/|a|)",
         ylabel="state h",
@@ -124,15 +134,15 @@ def initial_overshoot(points: int = 1000, d_state: int = 16) -> tuple[np.ndarray
 
 @styled
 def factor() -> Figure:
-    """Left: φ(z), the exact B̄ as a share of ΔB. Right: ΔB over B̄ at the start of training."""
+    """How many times too large ΔB is: against z = ΔA, and for every Δ and n at the start."""
     figure, (left, right) = new(1, 2, height=3.2)
     z = np.linspace(-4, 1, 300)
-    left.plot(z, phi(torch.from_numpy(z)), color=BLUE, label="φ(z) = (e$^z$ − 1)/z")
-    left.plot(z, 1 + z / 2, ":", color=GREY, label="1 + z/2")
+    left.plot(z, 1 / phi(torch.from_numpy(z)), color=BLUE, label="1/φ(z) = z/(e$^z$ − 1)")
+    left.plot(z, 1 - z / 2, ":", color=GREY, label="1 − z/2")
     left.axvspan(-1.6, 0, color=ORANGE, alpha=0.2, hatch="//", linewidth=0)
-    left.text(-0.8, 1.12, "at the start\nof training", ha="center", fontsize=9)
-    left.set(xlabel="z = ΔA", ylabel="exact B̄ / (ΔB)", ylim=(0, 1.8))
-    left.legend(loc="upper left", fontsize=9)
+    left.text(-0.8, 0.25, "at the start\nof training", ha="center", fontsize=9)
+    left.set(xlabel="z = ΔA", ylabel="ΔB / exact B̄", ylim=(0, 4.2))
+    left.legend(loc="upper right", fontsize=9)
 
     dt, overshoot = initial_overshoot()
     n = np.arange(1, overshoot.shape[1] + 1)
@@ -147,84 +157,91 @@ def factor() -> Figure:
     return figure
 
 
-def not_held_errors(steps, frequency: float = 2.0, duration: float = 10.0) -> dict[str, list]:
-    """Largest error at the samples for h' = −h + sin(ωt), by rule and number of steps."""
-    errors: dict[str, list] = {"zoh": [], "mamba_rule": [], "bilinear": [], "two inputs": []}
+def not_held_errors(steps, where: str, frequency: float = 2.0) -> dict[str, list]:
+    """Largest error at the samples for h' = −h + sin(ωt) over 10 units of time, by rule.
+
+    Args:
+        steps: numbers of steps to try.
+        where: the moment of the step whose input is held: its "end", as in Mamba, or "middle".
+        frequency: ω.
+    """
+    late = {"end": 0.0, "middle": 0.5}[where]
+    errors: dict[str, list] = {"zoh": [], "mamba_rule": [], "bilinear": []}
     for count in steps:
-        dt = duration / count
+        dt = 10.0 / count
         t = dt * np.arange(count + 1)
-        x = np.sin(frequency * t)
-        exact = (np.sin(frequency * t) - frequency * np.cos(frequency * t)) / (1 + frequency**2)
-        exact = exact + frequency / (1 + frequency**2) * np.exp(-t)
-        for rule in ("zoh", "mamba_rule", "bilinear"):
-            errors[rule].append(np.abs(run(rule, -1.0, 1.0, dt, x[1:]) - exact).max())
-        mean = (x[1:] + x[:-1]) / 2
-        errors["two inputs"].append(np.abs(run("bilinear", -1.0, 1.0, dt, mean) - exact).max())
+        exact = np.sin(frequency * t) - frequency * np.cos(frequency * t) + frequency * np.exp(-t)
+        exact = exact / (1 + frequency**2)
+        x = np.sin(frequency * (t[1:] - late * dt))
+        for rule, found in errors.items():
+            found.append(float(np.abs(run(rule, -1.0, 1.0, dt, x) - exact).max()))
     return errors
 
 
 @styled
 def not_held() -> Figure:
-    """Error against the number of steps for an input that is not held: three rules of one order."""
-    figure, axes = new(height=3.2)
+    """Error against the number of steps for an input that is not held, sampled at two moments."""
+    figure, panels = new(1, 2, height=3.2, sharey=True)
     steps = [16, 32, 64, 128, 256, 512, 1024]
-    for name, error in not_held_errors(steps).items():
-        style = RULE_STYLE.get(name, {"color": PURPLE, "linestyle": "-", "marker": "P"})
-        label = RULE_NAME.get(name, "bilinear, mean of two inputs")
-        size = 10 if name == "zoh" else 6  # the first-order lines lie on one another
-        axes.loglog(steps, error, **style, label=label, markersize=size)
-    axes.set(xlabel="number of steps over 10 units of time", ylabel="largest error of h")
-    axes.set_xticks(steps, [str(count) for count in steps], minor=False)
-    axes.minorticks_off()
-    axes.legend(loc="lower left", fontsize=9)
+    for axes, where in zip(panels, ("end", "middle"), strict=True):
+        for rule, error in not_held_errors(steps, where).items():
+            size = {"zoh": 10, "mamba_rule": 7, "bilinear": 4}[rule]  # lines that coincide
+            axes.loglog(steps, error, **RULE_STYLE[rule], markersize=size, label=RULE_NAME[rule])
+        axes.set(xlabel="steps over 10 units of time", title=f"input at the {where} of the step")
+        axes.set_xticks(steps, [str(count) for count in steps], minor=False, fontsize=9)
+        axes.minorticks_off()
+    panels[0].set_ylabel("largest error of h")
+    panels[0].legend(loc="lower left", fontsize=9)
     return figure
 
 
 @styled
 def gate() -> Figure:
-    """Δ = softplus(s) as a gate, for a = −1: what is kept of the past, what is taken in."""
+    """Δ = softplus(r) as a gate, for a = −1: what is kept of the past, what is taken in."""
     figure, axes = new(height=3.0)
-    s = torch.linspace(-5, 5, 200, dtype=torch.float64)
-    dt = torch.nn.functional.softplus(s)
+    r = torch.linspace(-5, 5, 200, dtype=torch.float64)
+    dt = torch.nn.functional.softplus(r)
     keep, take = zoh(-1.0, 1.0, dt)
-    axes.plot(s, keep, "-", color=GREEN, label="kept of the past: Ā = σ(−s)")
-    axes.plot(s, take, "-", color=BLUE, label="taken in, exact: B̄ = σ(s)", marker="o", markevery=20)
-    axes.plot(
-        s, dt, "--", color=ORANGE, label="taken in, in the code: Δ = softplus(s)",
-        marker="s", markevery=20,
-    )  # fmt: skip
+    lines = [
+        (keep, "^-", GREEN, "kept of the past: Ā = σ(−r)"),
+        (take, "o-", BLUE, "taken in, exact: B̄ = σ(r)"),
+        (dt, "s--", ORANGE, "taken in, in the code: Δ = softplus(r)"),
+    ]
+    for weight, style, colour, label in lines:
+        axes.plot(r, weight, style, color=colour, markevery=20, label=label)
     axes.axhline(1, color=GREY, linewidth=1)
-    axes.set(xlabel="s, what the network writes before the softplus", ylabel="weight", ylim=(0, 3))
+    axes.set(
+        xlabel="r, what the network computes before the softplus", ylabel="weight", ylim=(0, 3)
+    )
     axes.legend(loc="upper left")
     return figure
 
 
-def gated_sequence(s_elsewhere: float, marked: int = 5, L: int = 24, seed: int = 0):
-    """A noisy input, a gate that opens at one sample, and the state: (x, s, h), each (L,)."""
+def gated_sequence(r_elsewhere: float, marked: int = 5, L: int = 24, seed: int = 0):
+    """A noisy input, a gate that opens at one sample, and the state: (x, Δ, h), each (L,)."""
     x = torch.from_numpy(np.random.default_rng(seed).normal(size=L))
-    s = torch.full((L,), float(s_elsewhere), dtype=torch.float64)
-    x[marked], s[marked] = 3.0, 5.0
-    keep, take = zoh(-1.0, 1.0, torch.nn.functional.softplus(s))
+    r = torch.full((L,), float(r_elsewhere), dtype=torch.float64)
+    x[marked], r[marked] = 3.0, 5.0
+    dt = torch.nn.functional.softplus(r)
+    keep, take = zoh(-1.0, 1.0, dt)
     h, hs = torch.zeros(()), []
     for keep_t, take_t, x_t in zip(keep, take, x, strict=True):
         h = keep_t * h + take_t * x_t
         hs.append(h)
-    return x.numpy(), s.numpy(), torch.stack(hs).numpy()
+    return x.numpy(), dt.numpy(), torch.stack(hs).numpy()
 
 
 @styled
-def remember(s_elsewhere: float = -5.0) -> Figure:
+def remember(r_elsewhere: float = -5.0) -> Figure:
     """One sample is let in, the others are not: how long does the state remember it?"""
     figure, (above, below) = new(2, height=3.6, sharex=True, height_ratios=[1, 1.4])
-    x, s, h = gated_sequence(s_elsewhere)
+    x, dt, h = gated_sequence(r_elsewhere)
     t = np.arange(1, len(x) + 1)
-    above.bar(t, np.logaddexp(s, 0), color=ORANGE, hatch="//", edgecolor="white")
-    above.set(
-        ylabel="step Δ", ylim=(0, 5.5), title=f"s = {s_elsewhere:.1f} elsewhere".replace("-", "−")
-    )
-    below.plot(t, x, "o", color=GREY, label="input x", markersize=4)
-    below.plot(t, h, "s-", color=BLUE, label="state h", markersize=4)
-    below.axhline(3, color=GREY, linewidth=1, linestyle=":")
-    below.set(xlabel="sample t", ylabel="value", ylim=(-2.6, 4.2))
+    above.bar(t, dt, color=ORANGE, hatch="//", edgecolor="white")
+    title = f"zero-order hold, r = 5 at sample 6 and {r_elsewhere:.1f} elsewhere"
+    above.set(ylabel="step Δ", ylim=(0, 5.5), title=title.replace(" -", " −"))
+    below.plot(t, h, "s-", color=BLUE, label="state h", markersize=6, markerfacecolor="white")
+    below.plot(t, x, "o", color=GREY, label="input x", markersize=3)
+    below.set(xlabel="sample t", ylabel="value", ylim=(-2.6, 4.4))
     below.legend(loc="upper right", ncols=2)
     return figure

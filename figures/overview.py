@@ -132,7 +132,7 @@ def what_we_build() -> Figure:
     figure, (above, below) = new(2, height=4.6, height_ratios=[1.25, 1])
     left = 0.0
     for name, colour, side, channels, lesson in STAGES:
-        height, width = 0.25 + 0.75 * (side / 224) ** 0.5, 0.68 + 0.05 * np.log2(channels)
+        height, width = 0.25 + 0.75 * (side / 224) ** 0.5, 0.8 + 0.035 * np.log2(channels)
         above.add_patch(Rectangle((left, -height / 2), width, height, color=colour, alpha=0.85))
         middle = left + width / 2
         size = f"{side}×{side}\n×{channels}" if side > 1 else f"{channels}\nclasses"

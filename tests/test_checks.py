@@ -10,9 +10,10 @@ from minivmamba.classroom import check, describe_machine, lesson_00, lesson_02
 
 EXERCISES = {**lesson_00.EXERCISES, **lesson_02.EXERCISES}
 MISTAKES = [
-    pytest.param(number, sentence, id=f"{number}-{index}")
+    pytest.param(number, sentence, way, id=f"{number}-{index}-{way}")
     for number, exercise in EXERCISES.items()
     for index, sentence in enumerate(exercise.mistakes)
+    for way in range(len(exercise.ways(sentence)))
 ]
 
 
@@ -36,9 +37,9 @@ def test_every_exercise_knows_at_least_four_mistakes(number):
     assert len(EXERCISES[number].mistakes) >= 4
 
 
-@pytest.mark.parametrize(("number", "sentence"), MISTAKES)
-def test_each_mistake_gets_its_own_sentence(number, sentence):
-    mistake = EXERCISES[number].mistakes[sentence]
+@pytest.mark.parametrize(("number", "sentence", "way"), MISTAKES)
+def test_each_mistake_gets_its_own_sentence(number, sentence, way):
+    mistake = EXERCISES[number].ways(sentence)[way]
     verdict = check(number, lambda *arguments: mistake(*arguments))
     assert not verdict and verdict.reason == sentence
 

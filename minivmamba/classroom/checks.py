@@ -41,15 +41,21 @@ class Exercise:
     Attributes:
         specification: the right function.
         cases: argument tuples to try; `arguments` names their parts for messages.
-        mistakes: {sentence: function that makes the mistake}.
-        observe: what is compared, from (function, arguments); the returned value by default.
+        mistakes: {sentence: function that makes the mistake, or several that make the same one}.
+        observe: what is compared, from (function, arguments); the returned value by default. A
+            dict gives the parts names for messages.
     """
 
     specification: Callable
     arguments: Sequence[str]
     cases: Sequence[tuple]
-    mistakes: dict[str, Callable] = field(default_factory=dict)
+    mistakes: dict[str, Callable | tuple[Callable, ...]] = field(default_factory=dict)
     observe: Callable = lambda function, case: function(*case)
+
+    def ways(self, sentence: str) -> tuple[Callable, ...]:
+        """The functions that make the mistake of this sentence."""
+        made = self.mistakes[sentence]
+        return made if isinstance(made, tuple) else (made,)
 
 
 def check(number: str, answer: Callable) -> Verdict:
@@ -84,10 +90,11 @@ def _judge(exercise: Exercise, answer: Callable) -> tuple[str, str]:
     differs = [i for i in range(len(observed)) if not _same(observed[i], expected[i])]
     if not differs:
         return RIGHT, ""
-    for sentence, mistake in exercise.mistakes.items():
-        made = (_observe(exercise, mistake, case) for case in exercise.cases)
-        if all(_same(ours, theirs) for ours, theirs in zip(observed, made, strict=True)):
-            return WRONG, sentence
+    for sentence in exercise.mistakes:
+        for mistake in exercise.ways(sentence):
+            made = (_observe(exercise, mistake, case) for case in exercise.cases)
+            if all(_same(theirs, ours) for theirs, ours in zip(observed, made, strict=True)):
+                return WRONG, sentence
     first = differs[0]
     return WRONG, _difference(exercise, first, observed[first], expected[first])
 
@@ -104,6 +111,8 @@ def _flat(value) -> list[Tensor]:
     """
     if value is None:
         raise ValueError("your function returned None: is a return missing?")
+    if isinstance(value, dict):
+        return [part for item in value.values() for part in _flat(item)]
     if isinstance(value, tuple | list):
         parts = [part for item in value for part in _flat(item)]
         return [torch.stack(parts)] if parts and all(p.ndim == 0 for p in parts) else parts
@@ -132,20 +141,26 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _difference(exercise: Exercise, case: int, observed, expected) -> str:
     names = zip(exercise.arguments, exercise.cases[case], strict=True)
     given = ", ".join(f"{name} = {_short(value)}" for name, value in names)
-    return f"for {given} expected {_short(expected)}, got {_short(observed)}"
+    for digits in (5, 9, 17):  # more of them until the reader can see the difference
+        right, theirs = _short(expected, digits), _short(observed, digits)
+        if right != theirs:
+            break
+    return f"for {given} expected {right}, got {theirs}"
 
 
-def _short(value) -> str:
+def _short(value, digits: int = 5) -> str:
     """A value in a message: few digits, few entries, the shape of what is long."""
     if callable(value):
         return getattr(value, "__name__", "a function")
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_short(part, digits)}" for name, part in value.items())
     if isinstance(value, tuple | list):
-        return "(" + ", ".join(_short(part) for part in value) + ")"
+        return "(" + ", ".join(_short(part, digits) for part in value) + ")"
     tensor = torch.as_tensor(value).detach()
     if tensor.ndim == 0:
-        return f"{tensor.item():.5g}"
-    entries = ", ".join(f"{entry:.4g}" for entry in tensor.flatten()[:6].tolist())
-    more = ", …" if tensor.numel() > 6 else ""
+        return f"{tensor.item():.{digits}g}"
+    entries = ", ".join(f"{entry:.{digits}g}" for entry in tensor.flatten()[:8].tolist())
+    more = ", …" if tensor.numel() > 8 else ""
     return f"[{entries}{more}] of shape {tuple(tensor.shape)}"
 
 

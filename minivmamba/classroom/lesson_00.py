@@ -50,9 +50,14 @@ def _counted_from_one(route, row, column, H, W):
     return _position(route, row, column, H, W) + 1
 
 
-def _wrong_stride(route, row, column, H, W):
-    order = row * H + column if route % 2 == 0 else column * W + row
-    return order if route < 2 else H * W - 1 - order
+def _wrong_stride(rows: bool, columns: bool):
+    def position(route, row, column, H, W):
+        along_rows = row * (H if rows else W) + column
+        along_columns = column * (W if columns else H) + row
+        order = along_rows if route % 2 == 0 else along_columns
+        return order if route < 2 else H * W - 1 - order
+
+    return position
 
 
 def _off_by_one_at_the_end(route, row, column, H, W):
@@ -70,6 +75,24 @@ def _mirrored_rows(route, row, column, H, W):
     return _position(route - 2, row, W - 1 - column, H, W)
 
 
+def _mirrored_lines(route, row, column, H, W):
+    if route == 3:
+        return _position(1, H - 1 - row, column, H, W)
+    return _mirrored_rows(route, row, column, H, W)
+
+
+def _other_order(route, row, column, H, W):
+    return _position([0, 2, 1, 3][route], row, column, H, W)
+
+
+def _snake(route, row, column, H, W):
+    if route % 2 == 0:
+        order = row * W + (column if row % 2 == 0 else W - 1 - column)
+    else:
+        order = column * H + (row if column % 2 == 0 else H - 1 - row)
+    return order if route < 2 else H * W - 1 - order
+
+
 POSITION = Exercise(
     specification=_position,
     arguments=("route", "row", "column", "H", "W"),
@@ -83,13 +106,19 @@ POSITION = Exercise(
         "rows and columns are exchanged: routes 0 and 2 go along the rows": _strides_exchanged,
         "positions are counted from 0": _counted_from_one,
         "every row passed has W pixels, every column passed H: those are the factors": (
-            _wrong_stride
+            _wrong_stride(rows=True, columns=True),
+            _wrong_stride(rows=True, columns=False),
+            _wrong_stride(rows=False, columns=True),
         ),
         "the last position is H·W − 1, not H·W": _off_by_one_at_the_end,
         "routes 2 and 3 run backwards": _never_reversed,
         "routes 2 and 3 reverse the whole sequence, from the bottom-right pixel, not each row": (
-            _mirrored_rows
+            _mirrored_rows,
+            _mirrored_lines,
         ),
+        "route 1 goes along the columns and route 2 is route 0 reversed": _other_order,
+        "every row is run in the same direction, and so is every column: a route jumps to the "
+        "start of the next one": _snake,
     },
 )
 

@@ -46,6 +46,14 @@ STEP = Exercise(
         "B̄ is divided by aΔ but not multiplied by Δ: this is φ(aΔ)·b": (
             lambda a, b, dt: (math.exp(a * dt), math.expm1(a * dt) / (a * dt) * b)
         ),
+        "(1 − Ā)·b is right for a = −1 only: divide by −a": (
+            lambda a, b, dt: (math.exp(a * dt), -math.expm1(a * dt) * b)
+        ),
+        "the sign of the exponent is turned: with a < 0 the old state must shrink": (
+            lambda a, b, dt: (math.exp(-a * dt), math.expm1(-a * dt) / -a * b),
+            lambda a, b, dt: (math.exp(-a * dt), math.expm1(-a * dt) / a * b),
+            lambda a, b, dt: (math.exp(-a * dt), math.expm1(a * dt) / a * b),
+        ),
         "Ā and B̄ are in the other order: return (Ā, B̄)": lambda a, b, dt: _zoh_step(a, b, dt)[::-1],
     },
 )
@@ -102,6 +110,9 @@ HALF_STEPS = Exercise(
         "this is the rule itself over Δ; take two steps of Δ/2 and put one into the other": (
             lambda rule, a, b, dt: rule(a, b, dt)
         ),
+        "this is one half-step; put it into a second one": lambda rule, a, b, dt: rule(
+            a, b, dt / 2
+        ),
         "the input of the first half-step must still decay during the second: Ā·B̄ + B̄, not "
         "2·B̄": _both_forgotten,
         "the held input acts in both half-steps: this counts the second one only": _input_once,
@@ -122,16 +133,22 @@ def _b_bar(a, b, dt):
 
 
 def _value_and_gradient(function, case):
-    """The value, and in double precision also its gradient with respect to a."""
+    """The value, and where single precision allows a fair answer also its gradient by a.
+
+    In float32 even a good quotient has lost digits of its derivative at z = −0.01, so there the
+    gradient is looked at only where a series is the one right way: next to 0.
+    """
     a, b, dt = case
-    if a.dtype != torch.float64:
-        return function(a, b, dt)
+    if a.dtype == torch.float32 and a.abs().max() > 1e-6:
+        return {"value": function(a, b, dt)}
     a.requires_grad_()
     value = function(a, b, dt)
-    if not isinstance(value, Tensor) or not value.requires_grad:
-        return value
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected a tensor, got {type(value).__name__}")
+    if not value.requires_grad:  # the answer does not depend on a
+        return {"value": value, "gradient": torch.zeros_like(a)}
     (gradient,) = torch.autograd.grad(value.sum(), a)
-    return value, gradient
+    return {"value": value, "gradient": gradient}
 
 
 def _quotient_with_where(a, b, dt):
@@ -144,10 +161,29 @@ def _shifted(a, b, dt):
     return dt * b * torch.expm1(z) / z
 
 
-def _lost_digits(a, b, dt):
+def _exp_minus_one(near):
+    """A series near 0 and the quotient with exp(z) − 1 elsewhere."""
+
+    def weight(a, b, dt):
+        z = dt * a
+        safe = torch.where(z.abs() <= near, torch.ones_like(z), z)
+        quotient = (torch.exp(safe) - 1) / safe
+        return dt * b * torch.where(z.abs() <= near, 1 + z / 2 * (1 + z / 3), quotient)
+
+    return weight
+
+
+def _series_at_zero_only(a, b, dt):
     z = dt * a
     safe = torch.where(z == 0, torch.ones_like(z), z)
-    return torch.where(z == 0, dt * b * (1 + z / 2), dt * b * (torch.exp(safe) - 1) / safe)
+    return dt * b * torch.where(z == 0, 1 + z / 2, torch.expm1(safe) / safe)
+
+
+def _constant_near_zero(a, b, dt):
+    z = dt * a
+    near = z.abs() < 1e-4
+    safe = torch.where(near, torch.ones_like(z), z)
+    return dt * b * torch.where(near, torch.ones_like(z), torch.expm1(safe) / safe)
 
 
 ENTRIES = torch.tensor([0.0, -1e-3, 2e-3, -0.05, -0.5, -1.0, -16.0, 0.3], dtype=torch.float64)
@@ -164,10 +200,13 @@ NEAR_ZERO = Exercise(
         ),
         (torch.zeros(1).double(), torch.ones(1).double(), torch.ones(1).double() / 2),
         (-torch.logspace(-4, 0, 13), torch.ones(13), torch.ones(13)),
+        (torch.tensor([1e-9, -1e-8, 1e-7, 0.0]), torch.ones(4), torch.ones(4)),
     ],
     observe=_value_and_gradient,
     mistakes={
         "this is Euler's ΔB, not the exact integral": lambda a, b, dt: dt * b + 0 * a,
+        "b is missing": lambda a, b, dt: dt * phi(dt * a),
+        "Δ is missing: this is φ(Δa)·b": lambda a, b, dt: b * phi(dt * a),
         "at a = 0 this is 0/0: the value there is NaN; the limit is Δ·b": (
             lambda a, b, dt: dt * b * torch.expm1(dt * a) / (dt * a)
         ),
@@ -180,9 +219,14 @@ NEAR_ZERO = Exercise(
         "first": _quotient_with_where,
         "a small number added to the denominator moves every value a little, also where there is "
         "no danger": _shifted,
-        "right on paper, but exp(z) − 1 loses digits near 0 in float32: expm1 keeps them": (
-            _lost_digits
+        "right on paper, but exp(z) − 1 loses digits near 0 in float32: expm1 keeps them": tuple(
+            _exp_minus_one(near) for near in (0, 1e-8, 1e-7, 1e-6, 1e-5)
         ),
+        "the values are right, but next to 0 the gradient of the quotient loses all its digits: it "
+        "is the difference of two huge numbers; use the series in a neighbourhood of 0, not at 0 "
+        "only": _series_at_zero_only,
+        "the values are right, but a constant has no slope: the gradient near 0 is ½·Δ²·b, so "
+        "the series needs its term z/2": _constant_near_zero,
     },
 )
 
@@ -192,10 +236,6 @@ NEAR_ZERO = Exercise(
 
 def _initial_bias(dt):
     return dt + torch.log(-torch.expm1(-dt))
-
-
-def _all_in_one(dt):
-    return torch.log(torch.exp(dt) - 1)
 
 
 BIAS = Exercise(
@@ -208,7 +248,11 @@ BIAS = Exercise(
     ],
     mistakes={
         "right on paper, but exp(Δ) − 1 loses digits for small Δ in float32: expm1 keeps them": (
-            _all_in_one
+            lambda dt: torch.log(torch.exp(dt) - 1)
+        ),
+        "right on paper, but 1 − exp(−Δ) loses digits for small Δ in float32: expm1 keeps them": (
+            lambda dt: dt + torch.log(1 - torch.exp(-dt)),
+            lambda dt: dt + torch.log1p(-torch.exp(-dt)),
         ),
         "this is softplus itself; wanted is the number that softplus turns into Δ": (
             torch.nn.functional.softplus
@@ -283,6 +327,19 @@ UNEVEN = Exercise(
         ),
         "this returns the last state only; one state per sample is asked": (
             lambda a, b, dts, xs: _uneven_clock(a, b, dts, xs)[-1]
+        ),
+        "(1 − Ā)·b is right for a = −1 only: divide by −a": (
+            lambda a, b, dts, xs: _simulate(
+                lambda h, _, x, dt: torch.exp(a * dt) * h - torch.expm1(a * dt) * b * x, dts, xs
+            )
+        ),
+        "h_0 is not part of the answer: the first state asked is the one after the first input": (
+            lambda a, b, dts, xs: torch.cat(
+                [torch.zeros_like(xs[:1]), _uneven_clock(a, b, dts, xs)]
+            ),
+            lambda a, b, dts, xs: torch.cat(
+                [torch.zeros_like(xs[:1]), _uneven_clock(a, b, dts, xs)[:-1]]
+            ),
         ),
         "the new input decays too: Ā multiplies the old state only": (
             lambda a, b, dts, xs: _simulate(
