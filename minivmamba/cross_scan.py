@@ -16,7 +16,7 @@ Source: VMamba, arXiv 2401.10166, 2D selective scan; the order is the one of the
 import torch
 from torch import Tensor
 
-from minivmamba.expect import expect_tensors
+from minivmamba.expect import expect_int, expect_tensors
 
 
 def cross_scan(x: Tensor) -> Tensor:
@@ -51,9 +51,11 @@ def cross_merge(ys: Tensor, H: int, W: int) -> Tensor:
         (B, C, H, W).
 
     Raises:
-        ValueError: ys does not have the shape (B, 4, C, H·W).
+        ValueError: ys does not have the shape (B, 4, C, H·W), or H or W is below 1.
     """
     expect_tensors(ys=ys)
+    expect_int("H", H, minimum=1)
+    expect_int("W", W, minimum=1)
     if ys.ndim != 4 or ys.shape[1] != 4 or ys.shape[3] != H * W:
         raise ValueError(
             f"ys: expected shape (B, 4, C, {H * W}) for H = {H}, W = {W}, got {tuple(ys.shape)}"

@@ -24,6 +24,10 @@ Here A is a diagonal, stored as its entries: (N,) for one channel, (d, N) for d 
 rules but `zoh_matrix` work entry by entry with ordinary broadcasting.
 """
 
+import functools
+import numbers
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -44,7 +48,8 @@ def zoh(A: Number, B: Number, dt: Number) -> tuple[Tensor, Tensor]:
         (A_bar, B_bar), A_bar = e^{ΔA} and B_bar = Δ B (e^{ΔA} − 1) / (ΔA). At A = 0 the value is
         the limit ΔB and every gradient is finite, first and second ones.
 
-    Python numbers are computed in double precision; tensors keep their dtype.
+    Numbers alone are computed in double precision; beside tensors everything is brought to the
+    widest dtype among these.
 
     Raises:
         TypeError: an argument is neither a number nor a floating-point or complex tensor.
@@ -111,8 +116,10 @@ def zoh_matrix(A: Tensor, B: Tensor, dt: float | Tensor) -> tuple[Tensor, Tensor
         raise ValueError(f"dt: expected one step, got shape {tuple(dt.shape)}")
     N, M = B.shape
     augmented = torch.cat([torch.cat([A, B], dim=1), A.new_zeros(M, N + M)], dim=0)
-    stepped = torch.linalg.matrix_exp(dt.reshape(()) * augmented)
-    return stepped[:N, :N], stepped[:N, N:]
+    # matrix_exp gives wrong numbers in half precision, silently.
+    precise = torch.promote_types(A.dtype, torch.float32)
+    stepped = torch.linalg.matrix_exp(dt.reshape(()).to(precise) * augmented.to(precise))
+    return stepped[:N, :N].to(A.dtype), stepped[:N, N:].to(A.dtype)
 
 
 def phi(z: Tensor) -> Tensor:
@@ -154,31 +161,33 @@ def inverse_softplus(y: Tensor) -> Tensor:
 
 
 def _as_tensors(broadcast: bool = True, **arguments: Number) -> list[Tensor]:
-    """Turn numbers into tensors; check types, devices and, if asked, that shapes broadcast."""
+    """Bring numbers and tensors to one dtype; check types, devices and, if asked, broadcasting."""
     tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     for name, value in arguments.items():
         if isinstance(value, Tensor):
             if not (value.is_floating_point() or value.is_complex()):
                 raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
-        elif isinstance(value, bool) or not isinstance(value, int | float | complex):
+        elif isinstance(value, bool) or not isinstance(value, numbers.Number):
             raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-    devices = {str(value.device) for value in tensors.values() if value.ndim > 0}
-    if len(devices) > 1:
-        placed = ", ".join(f"{name} on {value.device}" for name, value in tensors.items())
-        raise ValueError(f"expected all tensors on one device, got {placed}")
-    anchor = max(tensors.values(), key=lambda value: value.ndim, default=torch.empty(()).double())
+    placed = {name: value for name, value in tensors.items() if value.ndim > 0} or tensors
+    if len({value.device for value in placed.values()}) > 1:
+        devices = ", ".join(f"{name} on {value.device}" for name, value in placed.items())
+        raise ValueError(f"expected all tensors on one device, got {devices}")
     try:
         if broadcast:
             torch.broadcast_shapes(*(value.shape for value in tensors.values()))
     except RuntimeError:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items())
         raise ValueError(f"expected shapes that broadcast together, got {shapes}") from None
-    return [
-        value if isinstance(value, Tensor) else _number(value, like=anchor)
-        for value in arguments.values()
-    ]
+    dtype = _common_dtype(arguments.values())
+    device = next((value.device for value in placed.values()), None)
+    return [torch.as_tensor(value, dtype=dtype, device=device) for value in arguments.values()]
 
 
-def _number(value: float | complex, like: Tensor) -> Tensor:
-    dtype = like.dtype.to_complex() if isinstance(value, complex) else like.dtype
-    return torch.tensor(value, dtype=dtype, device=like.device)
+def _common_dtype(values: Iterable[Number]) -> torch.dtype:
+    """The widest dtype of the tensors, float64 without any; complex if a number is complex."""
+    values = list(values)
+    dtypes = [value.dtype for value in values if isinstance(value, Tensor)] or [torch.float64]
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    turns = any(isinstance(v, numbers.Complex) and not isinstance(v, numbers.Real) for v in values)
+    return dtype.to_complex() if turns and not dtype.is_complex else dtype

@@ -7,12 +7,15 @@ white paper. `to_input` prepares it as the authors evaluate on ImageNet.
 Needs Pillow and torchvision (extra `lessons`); the models do not.
 """
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from minivmamba.expect import expect_int, expect_tensors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,17 +36,18 @@ def load_photo(source: "str | Path | np.ndarray | Image") -> "Image":
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no image or is damaged, or the array has another shape or dtype.
+        ValueError: the file is no image, is damaged or too large, or the pixels are not of 8 or
+            16 bits, or the array has another shape or dtype.
         TypeError: source is something else.
     """
-    from PIL import ImageOps
-
-    image = ImageOps.exif_transpose(_open(source))
-    if image.mode.startswith("I"):  # 16-bit grey; converting it directly would clip at 255
-        pixels = np.asarray(image).clip(0, 65535)
+    image = _open(source)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        pixels = np.asarray(image)  # 16-bit grey; converting it directly would clip at 255
         image = _from_array((pixels / 257).round().astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("source: expected whole numbers a pixel, got floating-point ones")
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"source: expected 8 or 16 bits a pixel, got an image of mode {image.mode}"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         paper = _from_array(np.full((image.height, image.width, 4), 255, np.uint8))
@@ -71,8 +75,9 @@ def to_input(photo: "Image", size: int = 224) -> Tensor:
     if getattr(photo, "mode", None) != "RGB":
         got = getattr(photo, "mode", type(photo).__name__)
         raise ValueError(f"photo: expected an RGB Pillow image as load_photo gives, got {got}")
-    if size < 1:
-        raise ValueError(f"size: expected at least 1 pixel, got {size}")
+    expect_int("size", size, minimum=1)
+    from PIL import ImageOps
+
     try:
         from torchvision.transforms import v2
     except ModuleNotFoundError as error:
@@ -89,14 +94,15 @@ def to_input(photo: "Image", size: int = 224) -> Tensor:
             v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
-    return prepare(photo).unsqueeze(0)
+    return prepare(ImageOps.exif_transpose(photo)).unsqueeze(0)
 
 
 def to_picture(images: Tensor) -> np.ndarray:
     """What the model sees, for a plot: (1, 3, H, W) from `to_input` → (H, W, 3) in 0…1.
 
-    Raises ValueError for another shape.
+    Raises TypeError if images is not a tensor, ValueError for another shape.
     """
+    expect_tensors(images=images)
     if images.ndim != 4 or images.shape[:2] != (1, 3):
         raise ValueError(f"images: expected shape (1, 3, H, W), got {tuple(images.shape)}")
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
@@ -105,23 +111,33 @@ def to_picture(images: Tensor) -> np.ndarray:
 
 
 def _open(source: "str | Path | np.ndarray | Image") -> "Image":
-    from PIL import Image
+    """The image, read to its last pixel and turned upright."""
+    from PIL import Image, ImageOps
 
-    if isinstance(source, Image.Image):
-        return source
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | Path | Image.Image):
         raise TypeError(
             f"source: expected a path, a Pillow image or an array, got {type(source).__name__}"
         )
     try:
-        image = Image.open(source)
-        image.load()
+        if isinstance(source, Image.Image):
+            opened = source
+        else:
+            # Not from the file itself: Pillow maps an uncompressed TIFF into memory with width
+            # and height exchanged when it is to be turned.
+            opened = Image.open(io.BytesIO(Path(source).read_bytes()))
+        image = ImageOps.exif_transpose(opened)
+        image.format = opened.format  # a copy has none, and load_photo asks for it
     except FileNotFoundError:
         raise
-    except OSError as error:  # Pillow's word for "no image" and for "damaged" alike
-        raise ValueError(f"source: expected an image file, got {str(source)!r}: {error}") from error
+    except Exception as error:  # Pillow has many words for "no image", "damaged", "too large"
+        got = repr(str(source)) if isinstance(source, str | Path) else "a Pillow image"
+        raise ValueError(
+            f"source: expected an image that can be read, got {got} ({type(error).__name__})"
+        ) from error
+    if 0 in image.size:
+        raise ValueError(f"source: expected an image with pixels, got size {image.size}")
     return image
 
 
@@ -129,7 +145,7 @@ def _from_array(pixels: np.ndarray) -> "Image":
     from PIL import Image
 
     colours = pixels.shape[2:] in ((), (3,), (4,))
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not colours:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not colours or pixels.size == 0:
         raise ValueError(
             "source: expected a uint8 array (H, W), (H, W, 3) or (H, W, 4), "
             f"got {pixels.dtype} {pixels.shape}"

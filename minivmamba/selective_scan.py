@@ -7,7 +7,7 @@
 import torch
 from torch import Tensor
 
-from minivmamba.expect import expect_tensors
+from minivmamba.expect import expect_tensors, given
 from minivmamba.kernels.scan_naive import scan_naive
 
 BACKENDS = {"naive": scan_naive}
@@ -46,18 +46,21 @@ def selective_scan(
         Differentiable in every tensor argument.
 
     Raises:
-        TypeError: an argument is not a floating-point tensor, or float64 meets another dtype.
+        TypeError: an argument is not a floating-point tensor, float64 meets another dtype, or
+            delta_softplus is neither True nor False.
         ValueError: a shape or device does not fit, or the backend is unknown.
 
     Source: Mamba, arXiv 2312.00752, algorithm 2 and section 3.3; VMamba, arXiv 2401.10166.
     """
-    expect_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias)
+    optional = given(D=D, delta_bias=delta_bias)
+    expect_tensors(u=u, delta=delta, A=A, B=B, C=C, **optional)
+    if not isinstance(delta_softplus, bool):
+        raise TypeError(f"delta_softplus: expected True or False, got {delta_softplus!r}")
     if B.ndim == 3:
         B = B.unsqueeze(1)
     if C.ndim == 3:
         C = C.unsqueeze(1)
-    arguments = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}
-    tensors = {name: value for name, value in arguments.items() if value is not None}
+    tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, **optional}
     _check_shapes(tensors)
     dtype = _common_dtype(tensors)
     scan = _choose(backend)
@@ -69,12 +72,11 @@ def selective_scan(
 
 
 def _choose(backend: str):
-    if backend == "auto":
-        return scan_naive
-    if backend not in BACKENDS:
-        names = ", ".join(f'"{name}"' for name in ["auto", *BACKENDS])
-        raise ValueError(f"backend: expected one of {names}, got {backend!r}")
-    return BACKENDS[backend]
+    names = ["auto", *BACKENDS]
+    if backend not in names:
+        expected = ", ".join(f'"{name}"' for name in names)
+        raise ValueError(f"backend: expected one of {expected}, got {backend!r}")
+    return scan_naive if backend == "auto" else BACKENDS[backend]
 
 
 def _check_shapes(tensors: dict[str, Tensor]) -> None:
@@ -84,7 +86,7 @@ def _check_shapes(tensors: dict[str, Tensor]) -> None:
     batch, channels, L = u.shape
     if A.ndim != 2 or A.shape[0] != channels or A.shape[1] < 1:
         raise ValueError(
-            f"A: expected shape ({channels}, N) for the {channels} channels of u, "
+            f"A: expected shape ({channels}, N) with N ≥ 1 for the {channels} channels of u, "
             f"got {tuple(A.shape)}"
         )
     if B.ndim != 4:

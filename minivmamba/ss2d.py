@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minivmamba.cross_scan import cross_merge, cross_scan
 from minivmamba.discretize import inverse_softplus
-from minivmamba.expect import expect_int, expect_tensors
+from minivmamba.expect import expect_int, expect_like_weights, expect_tensors
 from minivmamba.selective_scan import selective_scan
 
 ROUTES = 4
@@ -80,12 +80,18 @@ class SS2D(nn.Module):
         nn.init.ones_(self.Ds)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, d_model) → (B, H, W, d_model). Raises ValueError for another shape."""
+        """(B, H, W, d_model) → (B, H, W, d_model).
+
+        Raises:
+            TypeError: x is not a floating-point tensor of the weights' dtype.
+            ValueError: x has another shape or device.
+        """
         expect_tensors(x=x)
-        if x.ndim != 4 or x.shape[-1] != self.d_model:
+        if x.ndim != 4 or x.shape[-1] != self.d_model or 0 in x.shape[1:3]:
             raise ValueError(
                 f"x: expected shape (B, H, W, {self.d_model}), channels last, got {tuple(x.shape)}"
             )
+        expect_like_weights("x", x, self.in_proj.weight)
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, d) each
         x = self.act(self.conv2d(x.permute(0, 3, 1, 2)))  # (B, d, H, W)
         y = self.scan_routes(x).permute(0, 2, 3, 1)  # (B, H, W, d), at least float32

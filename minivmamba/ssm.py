@@ -14,7 +14,7 @@ The selective scan gives up the second view so that the system may depend on the
 import torch
 from torch import Tensor
 
-from minivmamba.expect import expect_int, expect_tensors
+from minivmamba.expect import expect_int, expect_tensors, given
 
 
 def lti_recurrence(
@@ -31,6 +31,7 @@ def lti_recurrence(
         y of shape (..., d, L).
 
     Raises:
+        TypeError: A_bar, B_bar and C differ in dtype or device, or something is not a tensor.
         ValueError: a shape does not fit; the message names the argument.
     """
     _check_system(A_bar, B_bar, C, D)
@@ -54,6 +55,7 @@ def lti_kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, L: int) -> Tensor:
         K of shape (d, L).
 
     Raises:
+        TypeError: A_bar, B_bar and C differ in dtype or device, or something is not a tensor.
         ValueError: a shape does not fit, or L < 1.
     """
     _check_system(A_bar, B_bar, C)
@@ -75,9 +77,13 @@ def lti_convolution(u: Tensor, K: Tensor, D: Tensor | None = None) -> Tensor:
         y of shape (..., d, L).
 
     Raises:
+        TypeError: u or K is not a float32 or float64 tensor (there is no transform for others).
         ValueError: a shape does not fit; the message names the argument.
     """
-    expect_tensors(K=K, D=D)
+    expect_tensors(u=u, K=K, **given(D=D))
+    for name, value in {"u": u, "K": K}.items():
+        if value.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {value.dtype}")
     if K.ndim != 2:
         raise ValueError(f"K: expected shape (d, L), got {tuple(K.shape)}")
     d, L = K.shape
@@ -98,12 +104,17 @@ def _check_input(u: Tensor, d: int) -> None:
 
 
 def _check_system(A_bar: Tensor, B_bar: Tensor, C: Tensor, D: Tensor | None = None) -> None:
-    expect_tensors(A_bar=A_bar, B_bar=B_bar, C=C, D=D)
+    expect_tensors(A_bar=A_bar, B_bar=B_bar, C=C, **given(D=D))
     if A_bar.ndim != 2:
         raise ValueError(f"A_bar: expected shape (d, N), got {tuple(A_bar.shape)}")
     for name, value in {"B_bar": B_bar, "C": C}.items():
         if value.shape != A_bar.shape:
             expected, got = tuple(A_bar.shape), tuple(value.shape)
             raise ValueError(f"{name}: expected shape {expected} as A_bar, got {got}")
+        if (value.dtype, value.device) != (A_bar.dtype, A_bar.device):
+            raise TypeError(
+                f"{name}: expected {A_bar.dtype} on {A_bar.device} as A_bar, "
+                f"got {value.dtype} on {value.device}"
+            )
     if D is not None and D.shape != A_bar.shape[:1]:
         raise ValueError(f"D: expected shape ({A_bar.shape[0]},), got {tuple(D.shape)}")

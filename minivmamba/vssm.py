@@ -17,7 +17,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from minivmamba.expect import expect_int, expect_tensors
+from minivmamba.expect import expect_int, expect_like_weights, expect_rate, expect_tensors
 from minivmamba.ss2d import SS2D
 
 
@@ -29,8 +29,7 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"drop_path: expected a rate in [0, 1), got {rate!r}")
+        expect_rate("drop_path", rate)
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,6 +67,8 @@ class PatchEmbed2D(nn.Module):
 
     def __init__(self, patch_size: int = 4, in_chans: int = 3, dim: int = 96) -> None:
         super().__init__()
+        for name, value in {"patch_size": patch_size, "in_chans": in_chans, "dim": dim}.items():
+            expect_int(name, value, minimum=1)
         self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch_size, stride=patch_size)
         self.norm = nn.LayerNorm(dim)
 
@@ -84,6 +85,7 @@ class PatchMerging2D(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        expect_int("dim", dim, minimum=1)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
         self.norm = nn.LayerNorm(4 * dim)
 
@@ -141,6 +143,7 @@ class VSSM(nn.Module):
         drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
 
     Raises:
+        TypeError: depths is not a list.
         ValueError: an argument is out of range, or dims does not double from stage to stage.
     """
 
@@ -157,8 +160,6 @@ class VSSM(nn.Module):
         super().__init__()
         dims = _stage_dims(dims, depths)
         expect_int("num_classes", num_classes, minimum=0)
-        expect_int("in_chans", in_chans, minimum=1)
-        expect_int("patch_size", patch_size, minimum=1)
         rates = _drop_path_rates(drop_path_rate, sum(depths))
         self.depths, self.dims = list(depths), dims
         self.num_classes, self.in_chans, self.patch_size = num_classes, in_chans, patch_size
@@ -230,15 +231,12 @@ class VSSM(nn.Module):
                 f"images: expected a height and width of at least {self.min_size} pixels, "
                 f"got {shape[2]} × {shape[3]}"
             )
-        if not images.is_floating_point():
+        if images.dtype == torch.uint8:
             raise TypeError(
-                f"images: expected a floating-point tensor, got {images.dtype}; "
+                "images: expected a floating-point tensor, got torch.uint8; "
                 "minivmamba.photos.to_input prepares a photograph"
             )
-        if images.device != weight.device:
-            raise ValueError(f"images: expected device {weight.device}, got {images.device}")
-        if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
-            raise TypeError(f"images: expected {weight.dtype} as the model, got {images.dtype}")
+        expect_like_weights("images", images, weight)
 
 
 def vmamba_tiny(num_classes: int = 1000, drop_path_rate: float = 0.2, **options) -> VSSM:
@@ -257,11 +255,14 @@ def vmamba_base(num_classes: int = 1000, drop_path_rate: float = 0.5, **options)
 
 
 def _stage_dims(dims: int | Sequence[int], depths: Sequence[int]) -> list[int]:
+    if not isinstance(depths, Sequence):
+        raise TypeError(f"depths: expected a list of integers, got {type(depths).__name__}")
     if not depths:
         raise ValueError("depths: expected at least one stage, got none")
     for depth in depths:
         expect_int("depths", depth, minimum=1)
-    if isinstance(dims, int):
+    if not isinstance(dims, Sequence):
+        expect_int("dims", dims, minimum=1)
         dims = [dims * 2**stage for stage in range(len(depths))]
     dims = list(dims)
     if len(dims) != len(depths):
@@ -275,8 +276,7 @@ def _stage_dims(dims: int | Sequence[int], depths: Sequence[int]) -> list[int]:
 
 def _drop_path_rates(last: float, blocks: int) -> list[float]:
     """0 at the first block, `last` at the last, linear between."""
-    if not 0.0 <= last < 1.0:
-        raise ValueError(f"drop_path_rate: expected a rate in [0, 1), got {last!r}")
+    expect_rate("drop_path_rate", last)
     return [last * block / max(blocks - 1, 1) for block in range(blocks)]
 
 

@@ -1,12 +1,18 @@
 """The checks of the exercises, tested as the exercises are: with right and with wrong answers."""
 
+import json
 import math
+import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from minivmamba.classroom import check, describe_machine, lesson_00, lesson_02
+from minivmamba.classroom.book import NOTEBOOKS
 
 EXERCISES = {**lesson_00.EXERCISES, **lesson_02.EXERCISES}
 MISTAKES = [
@@ -71,8 +77,6 @@ def two_half_steps_by_running(rule, a, b, dt):
 
 def b_bar_by_quadrature(a, b, dt):
     """16 Gauss points on [0, 1]: no special case at 0 at all."""
-    import numpy as np
-
     points, weights = np.polynomial.legendre.leggauss(16)
     z, total = dt * a, 0
     for point, weight in zip(points, weights, strict=True):
@@ -116,6 +120,12 @@ def position_by_listing(route, row, column, H, W):
     return cells.index((row, column))
 
 
+def uneven_clock_in_one_buffer(a, b, dts, xs, buffer=np.empty(99)):  # noqa: B008
+    hs = buffer[: len(xs)]
+    hs[:] = uneven_clock_in_numpy(a, b, dts, xs)
+    return hs[::-1][::-1]
+
+
 @pytest.mark.parametrize(
     ("number", "answer"),
     [
@@ -123,12 +133,15 @@ def position_by_listing(route, row, column, H, W):
         ("00.2", position_by_listing),
         ("02.1", zoh_by_quadrature),
         ("02.1", zoh_by_matrix),
+        ("02.1", lambda a, b, dt: (torch.tensor(math.exp(a * dt)), math.expm1(a * dt) / a * b)),
         ("02.2", two_half_steps_by_running),
+        ("02.2", lambda rule, a, b, dt: two_half_steps_by_running(rule, np.float32(a), b, dt)),
         ("02.3", b_bar_by_quadrature),
         ("02.3", b_bar_by_sinh),
         ("02.4", lambda dt: torch.log(torch.expm1(dt))),
         ("02.5", uneven_clock_in_numpy),
         ("02.5", uneven_clock_by_sums),
+        ("02.5", uneven_clock_in_one_buffer),
     ],
 )
 def test_right_answers_written_differently(number, answer):
@@ -143,12 +156,57 @@ def writes_into_its_input(a, b, dts, xs):
     return lesson_02.UNEVEN.specification(a, b, dts, xs)
 
 
+def shapes_with_parity_of_the_first_map(H, W):
+    H, W = H // 4, W // 4
+    odd_H, odd_W, shapes = H % 2, W % 2, []
+    for stage in range(4):
+        shapes.append((96 << stage, H, W))
+        H, W = (H + odd_H) // 2, (W + odd_W) // 2
+    return shapes
+
+
+def shapes_padded_if_both_are_odd(H, W):
+    H, W, shapes = H // 4, W // 4, []
+    for stage in range(4):
+        shapes.append((96 << stage, H, W))
+        extra = H % 2 and W % 2
+        H, W = (H + extra) // 2, (W + extra) // 2
+    return shapes
+
+
+def b_bar_without_gradient(a, b, dt):
+    with torch.no_grad():
+        return lesson_02.NEAR_ZERO.specification(a, b, dt)
+
+
+def b_bar_with_a_short_series(a, b, dt):
+    z = dt * a
+    near = z.abs() < 1e-5
+    safe = torch.where(near, torch.ones_like(z), z)
+    return dt * b * torch.where(near, 1 + z / 2, torch.expm1(safe) / safe)
+
+
+def bias_by_series(dt):
+    return torch.where(dt < 2e-2, torch.log(dt) + dt / 2, torch.log(torch.expm1(dt)))
+
+
+def decays_always(a, b, dts, xs):
+    return lesson_02.UNEVEN.specification(-abs(a), b, dts, xs)
+
+
+def in_single_precision(a, b, dts, xs):
+    return lesson_02.UNEVEN.specification(a, b, dts.float(), xs.float())
+
+
 @pytest.mark.parametrize(
     ("number", "answer"),
     [
         ("00.1", lambda H, W: [(96, 56, 56), (192, 28, 28), (384, 14, 14), (768, 7, 7)]),
         ("00.1", lambda H, W: [(96, H // 4, W // 4)] * 4),
+        ("00.1", shapes_with_parity_of_the_first_map),
+        ("00.1", shapes_padded_if_both_are_odd),
         ("00.2", lambda route, row, column, H, W: 0),
+        ("00.2", lambda *case: complex(lesson_00.POSITION.specification(*case), 1)),
         ("00.2", lambda route, row, column, H, W: row * W + column),
         ("02.1", lambda a, b, dt: (0.5, 0.5)),
         ("02.1", lambda a, b, dt: (2 ** (-dt / math.log(2)), (1 - math.exp(-dt)) * b)),
@@ -158,11 +216,17 @@ def writes_into_its_input(a, b, dts, xs):
         ("02.3", lambda a, b, dt: dt * b * (1 + dt * a / 2)),
         ("02.3", lambda a, b, dt: torch.nan_to_num(b * torch.expm1(dt * a) / a, nan=1.0)),
         ("02.3", lambda a, b, dt: (dt * b * torch.expm1(dt * a + 1e-12) / (dt * a + 1e-12))[:1]),
+        ("02.3", b_bar_without_gradient),
+        ("02.3", b_bar_with_a_short_series),
+        ("02.4", bias_by_series),
+        ("02.4", lambda dt: lesson_02.BIAS.specification(dt.clamp(min=1e-4))),
         ("02.4", lambda dt: torch.log(dt) + dt / 2),
         ("02.4", lambda dt: torch.special.logit(dt / 11)),
         ("02.5", lambda a, b, dts, xs: torch.tensor([2.0, 1.0, 4.5])),
         ("02.5", lambda a, b, dts, xs: xs * 0),
         ("02.5", writes_into_its_input),
+        ("02.5", decays_always),
+        ("02.5", in_single_precision),
     ],
 )
 def test_other_wrong_answers_are_shown_where_they_differ(number, answer):
@@ -178,7 +242,23 @@ def test_a_function_without_return_or_with_an_error_or_of_another_kind():
     def divides(a, b, dt):
         return 1 / 0
 
+    def leaves(a, b, dt):
+        raise SystemExit
+
+    def asks_too_much(a, b, dt):
+        raise NotImplementedError("not for this dtype")
+
+    class Speechless(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    def mumbles(a, b, dt):
+        raise Speechless
+
     cases = [
+        (leaves, "SystemExit in your line"),
+        (asks_too_much, "NotImplementedError: not for this dtype in your line"),
+        (mumbles, "Speechless"),
         (forgets, "your function returned None: is a return missing?"),
         (divides, "ZeroDivisionError: division by zero in your line"),
         (lambda a, b: (a, b), "takes 2 positional arguments but 3 were given"),
@@ -194,6 +274,22 @@ def test_a_function_without_return_or_with_an_error_or_of_another_kind():
     assert "no exercise" in check("nonsense", divides).reason
 
 
+def test_gradients_are_looked_at_also_where_they_are_switched_off():
+    with torch.no_grad():
+        verdict = check("02.3", lesson_02._quotient_with_where)
+    assert "gradient at a = 0 is NaN" in verdict.reason
+
+
+def test_cases_do_not_depend_on_the_default_dtype():
+    code = (
+        "import torch; torch.set_default_dtype(torch.float64)\n"
+        "from minivmamba.classroom import check\n"
+        "assert not check('02.4', lambda dt: torch.log(torch.exp(dt) - 1))\n"
+        "assert check('02.4', lambda dt: torch.log(torch.expm1(dt)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_machine_is_described_in_sentences():
     text = describe_machine()
     for topic in ("Python", "PyTorch", "cores", "Numba", "Triton", "GPU"):
@@ -205,3 +301,14 @@ def test_softplus_of_the_asked_bias_is_the_wanted_step():
     """The specification itself, against torch."""
     dt = torch.logspace(-4, 1, 40, dtype=torch.float64)
     torch.testing.assert_close(F.softplus(lesson_02.BIAS.specification(dt)), dt)
+
+
+@pytest.mark.parametrize("lesson", ["00_start_here", "02_discretization"])
+def test_sentences_quoted_in_a_lesson_are_those_of_its_checks(lesson):
+    cells = json.loads((NOTEBOOKS / f"{lesson}.ipynb").read_text())["cells"]
+    table = next(text for c in cells if "## Common mistakes" in (text := "".join(c["source"])))
+    quoted = re.findall(r'"([^"]+?) …"', table)
+    sentences = [
+        s for number, e in EXERCISES.items() if number[:2] == lesson[:2] for s in e.mistakes
+    ]
+    assert quoted and all(any(s.startswith(q) for s in sentences) for q in quoted)

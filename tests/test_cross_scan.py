@@ -52,6 +52,12 @@ def test_gradient_of_each_is_the_other():
             ValueError,
             r"ys: expected shape \(B, 4, C, 8\) for H = 2, W = 4, got \(1, 4, 2, 6\)",
         ),
+        (
+            lambda: cross_merge(torch.ones(1, 4, 2, 6), "2", 3),
+            ValueError,
+            "H: expected an integer of at least 1, got '2'",
+        ),
+        (lambda: cross_scan(None), TypeError, "x: expected a torch.Tensor, got NoneType"),
         (lambda: cross_merge(torch.ones(1, 3, 2, 6), 2, 3), ValueError, "ys: expected shape"),
     ],
 )

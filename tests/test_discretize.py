@@ -165,6 +165,25 @@ def test_complex_entries_turn_and_decay():
     np.testing.assert_allclose(B_bar, (np.exp(0.3 * (-0.5 + 2j)) - 1) / (-0.5 + 2j), rtol=1e-14)
 
 
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
+def test_zoh_matrix_in_half_precision(dtype, digits):
+    A, B = system()
+    low = zoh_matrix(A.to(dtype), B.to(dtype), 0.1)
+    for got, exact in zip(low, zoh_matrix(A, B, 0.1), strict=True):
+        assert got.dtype == dtype
+        assert (got - exact).norm() < digits * exact.norm()
+
+
+def test_mixed_arguments_are_computed_in_the_widest_dtype():
+    """A number or a float32 tensor must not cost a float64 one its digits."""
+    exact_A, exact_B = zoh(-1.0, 1.0, 0.1)
+    for A in (torch.tensor(-1.0).double(), -torch.ones(3), np.float32(-1)):
+        for B in (torch.ones(3).double(), torch.ones(3, 1).double()):
+            A_bar, B_bar = zoh(A, B, 0.1)
+            assert A_bar.dtype == B_bar.dtype == torch.float64
+            assert (A_bar - exact_A).abs().max() < 1e-15 > (B_bar - exact_B).abs().max()
+
+
 def test_dtypes():
     assert zoh(-1.0, 1.0, 0.5)[0].dtype == torch.float64
     assert zoh(torch.ones(2), 1.0, 0.5)[1].dtype == torch.float32

@@ -22,9 +22,8 @@ def test_rgb_file_and_array_agree(tmp_path):
         np.testing.assert_array_equal(np.asarray(photo), gradient())
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, orientation):
-    """A camera held in any way: the file is turned, the note in it says how, we see it upright."""
+def turned(pixels, orientation):
+    """The image as a camera held in that way stores it, and the note it leaves in the file."""
     turns = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -34,12 +33,31 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }
-    upright = Image.fromarray(gradient())
-    stored = upright.transpose(turns[orientation]) if orientation in turns else upright
+    upright = Image.fromarray(pixels)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored.save(tmp_path / "photo.png", exif=exif)
-    np.testing.assert_array_equal(np.asarray(load_photo(tmp_path / "photo.png")), gradient())
+    return upright.transpose(turns[orientation]) if orientation in turns else upright, exif
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation, kind):
+    """A camera held in any way: the file is turned, the note in it says how, we see it upright."""
+    stored, exif = turned(gradient(), orientation)
+    path = tmp_path / f"photo.{kind}"
+    stored.save(path, exif=exif, lossless=True)
+    np.testing.assert_array_equal(np.asarray(load_photo(path)), gradient())
+    # A photograph that somebody opened without load_photo still goes in upright.
+    torch.testing.assert_close(to_input(Image.open(path), 32), to_input(load_photo(path), 32))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_a_grey_uncompressed_tiff(tmp_path, orientation):
+    """Pillow's memory map would scramble the pixels of these."""
+    grey = gradient()[..., 0]
+    stored, exif = turned(grey, orientation)
+    stored.save(tmp_path / "photo.tif", exif=exif)
+    np.testing.assert_array_equal(np.asarray(load_photo(tmp_path / "photo.tif"))[..., 0], grey)
 
 
 def test_grey_photographs(tmp_path):
@@ -107,12 +125,16 @@ def test_bad_sources(tmp_path):
     cut.write_bytes(cut.read_bytes()[:9000])
     for source, error, message in [
         (tmp_path / "missing.jpg", FileNotFoundError, "missing.jpg"),
-        (text, ValueError, "source: expected an image file, got .*note.txt"),
-        (cut, ValueError, "source: expected an image file, got .*cut.png"),
+        (text, ValueError, "source: expected an image that can be read, got .*note.txt"),
+        (cut, ValueError, "source: expected an image that can be read, got .*cut.png"),
+        (tmp_path, ValueError, "source: expected an image that can be read"),
+        (Image.new("RGB", (0, 5)), ValueError, "source: expected an image with pixels"),
+        (np.zeros((0, 4), np.uint8), ValueError, "source: expected a uint8 array"),
+        (Image.new("I", (4, 4)), ValueError, "expected 8 or 16 bits a pixel, got .* mode I"),
         (42, TypeError, "source: expected a path, a Pillow image or an array, got int"),
         (np.zeros((4, 4, 3)), ValueError, "source: expected a uint8 array .* got float64"),
         (np.zeros((4, 4, 2), np.uint8), ValueError, "source: expected a uint8 array"),
-        (Image.new("F", (4, 4)), ValueError, "source: expected whole numbers"),
+        (Image.new("F", (4, 4)), ValueError, "source: expected 8 or 16 bits a pixel"),
     ]:
         with pytest.raises(error, match=message):
             load_photo(source)
@@ -124,7 +146,11 @@ def test_bad_arguments_of_to_input():
         to_input(gradient())
     with pytest.raises(ValueError, match=r"photo: expected an RGB Pillow image .* got L"):
         to_input(photo.convert("L"))
-    with pytest.raises(ValueError, match="size: expected at least 1 pixel, got 0"):
+    with pytest.raises(ValueError, match="size: expected an integer of at least 1, got 0"):
         to_input(photo, size=0)
+    with pytest.raises(ValueError, match=r"size: expected an integer of at least 1, got 32\.5"):
+        to_input(photo, size=32.5)
+    with pytest.raises(TypeError, match=r"images: expected a torch.Tensor, got list"):
+        to_picture([0.0])
     with pytest.raises(ValueError, match=r"images: expected shape \(1, 3, H, W\), got \(3, 4, 4\)"):
         to_picture(torch.zeros(3, 4, 4))

@@ -122,7 +122,11 @@ def test_non_contiguous_arguments():
         ({"u": torch.ones(6, 5)}, ValueError, r"u: expected shape \(batch, K·d, L\)"),
         ({"u": torch.ones(2, 6, 0)}, ValueError, "with L ≥ 1"),
         ({"delta": torch.ones(2, 6, 4)}, ValueError, r"delta: expected shape \(2, 6, 5\), got"),
-        ({"A": torch.ones(5, 4)}, ValueError, r"A: expected shape \(6, N\) for the 6 channels"),
+        (
+            {"A": torch.ones(5, 4)},
+            ValueError,
+            r"A: expected shape \(6, N\) with N ≥ 1 for the 6 channels",
+        ),
         ({"B": torch.ones(2, 4, 4, 5)}, ValueError, "B: its 4 groups do not divide the 6"),
         ({"B": torch.ones(6)}, ValueError, r"B: expected shape \(batch, K, N, L\), got"),
         ({"C": torch.ones(2, 2, 3, 5)}, ValueError, r"C: expected shape \(2, 2, 4, 5\), got"),
@@ -139,6 +143,9 @@ def test_non_contiguous_arguments():
             ValueError,
             "D: expected device cpu as u, got meta",
         ),
+        ({"u": None}, TypeError, "u: expected a torch.Tensor, got NoneType"),
+        ({"delta_softplus": "no"}, TypeError, "delta_softplus: expected True or False, got 'no'"),
+        ({"backend": ["naive"]}, ValueError, r"backend: expected one of .* got \['naive'\]"),
         ({"backend": "cuda"}, ValueError, 'backend: expected one of "auto", "naive", got \'cuda\''),
     ],
 )

@@ -88,6 +88,17 @@ def test_gradients_reach_every_parameter_and_are_right():
             ValueError,
             r"x: expected shape \(B, H, W, 16\), channels last, got \(1, 16, 4, 4\)",
         ),
+        (lambda: SS2D(16)(torch.ones(1, 0, 4, 16)), ValueError, "x: expected shape"),
+        (
+            lambda: SS2D(16)(torch.ones(1, 4, 4, 16).double()),
+            TypeError,
+            "x: expected torch.float32 as the model, got torch.float64",
+        ),
+        (
+            lambda: SS2D(16)(torch.ones(1, 4, 4, 16, device="meta")),
+            ValueError,
+            "x: expected device cpu, got meta",
+        ),
         (lambda: SS2D(16)([1]), TypeError, "x: expected a torch.Tensor, got list"),
     ],
 )

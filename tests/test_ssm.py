@@ -52,6 +52,12 @@ def test_differentiable_and_kernel_at_zero():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda a, b, c: lti_kernel(a, b.float(), c, 4), "B_bar: expected torch.float64 on cpu"),
+        (
+            lambda a, b, c: lti_convolution(torch.ones(3, 5).half(), torch.ones(3, 5).half()),
+            "u: expected torch.float32 or torch.float64, got torch.float16",
+        ),
+        (lambda a, b, c: lti_recurrence(None, a, b, c), "u: expected a torch.Tensor, got None"),
         (lambda a, b, c: lti_kernel(a, b, c, 0), "L: expected an integer of at least 1, got 0"),
         (lambda a, b, c: lti_kernel(a, b[:1], c, 4), r"B_bar: expected shape \(3, 4\) as A_bar"),
         (lambda a, b, c: lti_kernel(a[0], b, c, 4), r"A_bar: expected shape \(d, N\), got \(4,\)"),
@@ -69,7 +75,7 @@ def test_differentiable_and_kernel_at_zero():
         ),
     ],
 )
-def test_bad_shapes(call, message):
+def test_bad_input(call, message):
     A_bar, B_bar, C, _ = system()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call(A_bar, B_bar, C)

@@ -239,6 +239,8 @@ def test_a_training_step_lowers_the_loss():
             ValueError,
             "images: expected device cpu, got meta",
         ),
+        (torch.ones(1, 3, 32, 32, dtype=torch.int64), TypeError, "expected a floating-point"),
+        (None, TypeError, "images: expected a torch.Tensor, got NoneType"),
         ([[0.0]], TypeError, "images: expected a torch.Tensor, got list"),
     ],
 )
@@ -256,10 +258,23 @@ def test_bad_images(images, error, message):
         ({"depths": [1, 1], "dims": [8, 24]}, "dims: expected widths that double"),
         ({"dims": 0}, "dims: expected an integer of at least 1, got 0"),
         ({"num_classes": -1}, "num_classes: expected an integer of at least 0, got -1"),
+        ({"depths": 2}, "depths: expected a list of integers, got int"),
+        ({"dims": 96.0}, "dims: expected an integer of at least 1, got 96.0"),
+        ({"patch_size": 0}, "patch_size: expected an integer of at least 1, got 0"),
+        ({"drop_path_rate": "0.1"}, r"drop_path_rate: expected a rate in \[0, 1\), got '0.1'"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate: expected a rate in \[0, 1\), got 1.0"),
         ({"d_state": 0}, "d_state: expected an integer of at least 1, got 0"),
     ],
 )
 def test_bad_constructor_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         VSSM(**options)
+
+
+def test_double_images_under_autocast():
+    """Autocast unites half and single precision, not double: say so before the convolution does."""
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(TypeError, match=r"images: expected torch.float32 as the model"),
+    ):
+        small()(torch.ones(1, 3, 32, 32).double())

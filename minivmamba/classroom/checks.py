@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,10 @@ class Verdict:
         return f"Exercise {self.exercise}: {self.status}" + (self.reason and f" — {self.reason}")
 
 
+class Observed(dict):
+    """Several things observed of one call, with the names that a message gives them."""
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise.
@@ -42,8 +47,7 @@ class Exercise:
         specification: the right function.
         cases: argument tuples to try; `arguments` names their parts for messages.
         mistakes: {sentence: function that makes the mistake, or several that make the same one}.
-        observe: what is compared, from (function, arguments); the returned value by default. A
-            dict gives the parts names for messages.
+        observe: what is compared, from (function, arguments); the returned value by default.
     """
 
     specification: Callable
@@ -66,12 +70,14 @@ def check(number: str, answer: Callable) -> Verdict:
     if not callable(answer):
         return Verdict(number, WRONG, f"expected your function, got {type(answer).__name__}")
     try:
-        status, reason = _judge(exercise, answer)
-    except NotImplementedError:
-        status, reason = NOT_ATTEMPTED, ""
-    except Exception as error:
-        status, reason = WRONG, _explain(error)
-    return Verdict(number, status, reason)
+        return Verdict(number, *_judge(exercise, answer))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an exit() in the answer must not end the reader's kernel
+        # The stub raises it without a word; torch raises it too, and says what is missing.
+        if isinstance(error, NotImplementedError) and not error.args:
+            return Verdict(number, NOT_ATTEMPTED)
+        return Verdict(number, WRONG, _explain(error))
 
 
 def _find(number: str) -> Exercise | None:
@@ -85,55 +91,73 @@ def _find(number: str) -> Exercise | None:
 
 def _judge(exercise: Exercise, answer: Callable) -> tuple[str, str]:
     """RIGHT if every case agrees, else WRONG with the best sentence there is."""
-    observed = [_observe(exercise, answer, case) for case in exercise.cases]
-    expected = [_observe(exercise, exercise.specification, case) for case in exercise.cases]
-    differs = [i for i in range(len(observed)) if not _same(observed[i], expected[i])]
+    cases = exercise.cases
+    observed = [_observe(exercise, answer, case) for case in cases]
+    expected = [_observe(exercise, exercise.specification, case) for case in cases]
+    differs = [i for i, case in enumerate(cases) if not _same(observed[i], expected[i], case)]
     if not differs:
         return RIGHT, ""
     for sentence in exercise.mistakes:
         for mistake in exercise.ways(sentence):
-            made = (_observe(exercise, mistake, case) for case in exercise.cases)
-            if all(_same(theirs, ours) for theirs, ours in zip(observed, made, strict=True)):
+            made = [_observe(exercise, mistake, case) for case in cases]
+            if all(map(_same, observed, made, cases)):
                 return WRONG, sentence
     first = differs[0]
     return WRONG, _difference(exercise, first, observed[first], expected[first])
 
 
 def _observe(exercise: Exercise, function: Callable, case: tuple):
-    # A copy for each call: a function that writes into its arguments must not spoil the next.
-    return exercise.observe(function, copy.deepcopy(case))
+    # A copy of the arguments for each call, and of what it returns: a function that writes into
+    # its arguments, or returns one buffer again and again, must not spoil the other calls.
+    return _frozen(exercise.observe(function, copy.deepcopy(case)))
 
 
-def _flat(value) -> list[Tensor]:
-    """Numbers, arrays, tensors and nested sequences of them as a list of tensors.
-
-    Several numbers become one vector: a pair, a list and a tensor of two entries are one answer.
-    """
+def _frozen(value):
+    """Numbers, arrays and tensors as tensors of their own, in the same nesting."""
     if value is None:
         raise ValueError("your function returned None: is a return missing?")
-    if isinstance(value, dict):
-        return [part for item in value.values() for part in _flat(item)]
+    if isinstance(value, Observed):
+        return Observed({name: _frozen(part) for name, part in value.items()})
     if isinstance(value, tuple | list):
-        parts = [part for item in value for part in _flat(item)]
-        return [torch.stack(parts)] if parts and all(p.ndim == 0 for p in parts) else parts
+        return [_frozen(part) for part in value]
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value.copy())
     try:
         # A Python number has double precision, which torch would cut to single.
         dtype = torch.float64 if isinstance(value, int | float) else None
-        return [torch.as_tensor(value, dtype=dtype).detach()]
+        return torch.as_tensor(value, dtype=dtype).detach().cpu().clone()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"expected numbers or tensors, got {type(value).__name__}") from None
 
 
-def _same(left, right) -> bool:
-    """Equal shapes, and values equal to about half the digits of the coarser dtype."""
+def _flat(value) -> list[Tensor]:
+    """The tensors of a nesting in order.
+
+    Several numbers become one vector: a pair, a list and a tensor of two entries are one answer.
+    """
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, Observed) else value
+    flat = [part for item in parts for part in _flat(item)]
+    return [torch.stack(flat)] if flat and all(part.ndim == 0 for part in flat) else flat
+
+
+def _same(left, right, case: tuple) -> bool:
+    """Equal shapes, and values equal to about half the digits there can be.
+
+    Single precision is enough for an answer, unless double precision was put in.
+    """
     left, right = _flat(left), _flat(right)
     if [part.shape for part in left] != [part.shape for part in right]:
         return False
-    return all(_close(a, b) for a, b in zip(left, right, strict=True))
+    double = any(isinstance(value, Tensor) and value.dtype == torch.float64 for value in case)
+    return all(_close(a, b, double) for a, b in zip(left, right, strict=True))
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    single = torch.float32 in (a.dtype, b.dtype)
+def _close(a: Tensor, b: Tensor, double: bool) -> bool:
+    if a.is_complex() or b.is_complex():
+        return False
+    single = not double and torch.float32 in (a.dtype, b.dtype)
     rtol, atol = (1e-5, 1e-7) if single else (1e-7, 1e-10)
     return torch.allclose(a.double(), b.double(), rtol=rtol, atol=atol, equal_nan=True)
 
@@ -152,7 +176,7 @@ def _short(value, digits: int = 5) -> str:
     """A value in a message: few digits, few entries, the shape of what is long."""
     if callable(value):
         return getattr(value, "__name__", "a function")
-    if isinstance(value, dict):
+    if isinstance(value, Observed):
         return "; ".join(f"{name} {_short(part, digits)}" for name, part in value.items())
     if isinstance(value, tuple | list):
         return "(" + ", ".join(_short(part, digits) for part in value) + ")"
@@ -164,11 +188,12 @@ def _short(value, digits: int = 5) -> str:
     return f"[{entries}{more}] of shape {tuple(tensor.shape)}"
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: BaseException) -> str:
     """The error and the reader's own line, without the machinery around it."""
     ours = str(importlib.import_module("minivmamba").__path__[0])
     frames = [f for f in traceback.extract_tb(error.__traceback__) if ours not in f.filename]
     theirs = [frame for frame in frames if "site-packages" not in frame.filename]
-    where = f" in your line {theirs[-1].lineno}: {theirs[-1].line}" if theirs else ""
-    kind = "" if not where else f"{type(error).__name__}: "
-    return f"{kind}{error}{where}"
+    if not theirs:  # raised by this file, whose sentences are complete, or by the call itself
+        return str(error)
+    kind = "".join(traceback.format_exception_only(type(error), error)).strip()
+    return f"{kind} in your line {theirs[-1].lineno}: {theirs[-1].line}"

@@ -17,7 +17,10 @@ def _stages(H, W, grow=lambda side: -(-side // 2)):
 SHAPES = Exercise(
     specification=_stages,
     arguments=("H", "W"),
-    cases=[(224, 224), (64, 96), (100, 36), (225, 130), (32, 32)],
+    cases=[
+        *[(224, 224), (64, 96), (100, 36), (225, 130), (32, 32)],
+        *[(40, 56), (100, 64), (64, 100)],  # one side odd at some stage, the other not
+    ],
     mistakes={
         "an odd map grows by a row or column of zeros before it is halved, so halves are rounded "
         "up": lambda H, W: _stages(H, W, grow=lambda side: side // 2),
@@ -101,7 +104,8 @@ POSITION = Exercise(
         for H, W in [(3, 5), (4, 2), (1, 7), (6, 1)]
         for route in range(4)
         for row, column in [(0, 0), (H - 1, W - 1), (H // 2, W // 3)]
-    ],
+    ]
+    + [(route, row, column, 4, 5) for route in range(4) for row, column in [(2, 1), (1, 3)]],
     mistakes={
         "rows and columns are exchanged: routes 0 and 2 go along the rows": _strides_exchanged,
         "positions are counted from 0": _counted_from_one,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from minivmamba.classroom.checks import Exercise
+from minivmamba.classroom.checks import Exercise, Observed
 from minivmamba.discretize import bilinear, euler, mamba_rule, phi, zoh
 
 
@@ -62,6 +62,16 @@ STEP = Exercise(
 # 02.2 — two half-steps
 
 
+def _rule(rule):
+    """The rule with the names and the kinds of number that the task speaks of."""
+
+    def named(a, b, dt):
+        return rule(float(a), float(b), float(dt))
+
+    named.__name__ = rule.__name__
+    return named
+
+
 def _two_half_steps(rule, a, b, dt):
     A_half, B_half = rule(a, b, dt / 2)
     return A_half * A_half, A_half * B_half + B_half
@@ -101,7 +111,7 @@ HALF_STEPS = Exercise(
     specification=_two_half_steps,
     arguments=("rule", "a", "b", "dt"),
     cases=[
-        (rule, a, b, dt)
+        (_rule(rule), a, b, dt)
         for rule in (zoh, mamba_rule, euler, bilinear)
         for a, b, dt in [(-1.0, 1.0, math.log(2)), (-3.0, -0.5, 0.4), (0.2, 2.0, 1.0)]
     ],
@@ -140,15 +150,17 @@ def _value_and_gradient(function, case):
     """
     a, b, dt = case
     if a.dtype == torch.float32 and a.abs().max() > 1e-6:
-        return {"value": function(a, b, dt)}
-    a.requires_grad_()
-    value = function(a, b, dt)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected a tensor, got {type(value).__name__}")
-    if not value.requires_grad:  # the answer does not depend on a
-        return {"value": value, "gradient": torch.zeros_like(a)}
-    (gradient,) = torch.autograd.grad(value.sum(), a)
-    return {"value": value, "gradient": gradient}
+        return Observed(value=function(a, b, dt))
+    with torch.enable_grad():  # whatever an earlier cell has switched off
+        value = function(a.requires_grad_(), b, dt)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"expected a floating-point tensor, got {kind}")
+        gradient = torch.zeros_like(a)  # of an answer that does not depend on a
+        if value.requires_grad:
+            (found,) = torch.autograd.grad(value.sum(), a, allow_unused=True)
+            gradient = gradient if found is None else found
+    return Observed(value=value, gradient=gradient)
 
 
 def _quotient_with_where(a, b, dt):
@@ -179,32 +191,47 @@ def _series_at_zero_only(a, b, dt):
     return dt * b * torch.where(z == 0, 1 + z / 2, torch.expm1(safe) / safe)
 
 
-def _constant_near_zero(a, b, dt):
+def _constant(near):
+    """φ = 1 near 0."""
+
+    def weight(a, b, dt):
+        z = dt * a
+        safe = torch.where(z.abs() <= near, torch.ones_like(z), z)
+        share = torch.where(z.abs() <= near, torch.ones_like(z), torch.expm1(safe) / safe)
+        return dt * b * share
+
+    return weight
+
+
+def _quotient_with_exp(a, b, dt):
     z = dt * a
-    near = z.abs() < 1e-4
-    safe = torch.where(near, torch.ones_like(z), z)
-    return dt * b * torch.where(near, torch.ones_like(z), torch.expm1(safe) / safe)
+    return torch.where(z == 0, dt * b, dt * b * (torch.exp(z) - 1) / z)
 
 
+ONE = torch.tensor(1.0, dtype=torch.float64)
 ENTRIES = torch.tensor([0.0, -1e-3, 2e-3, -0.05, -0.5, -1.0, -16.0, 0.3], dtype=torch.float64)
 
 NEAR_ZERO = Exercise(
     specification=_b_bar,
     arguments=("a", "b", "dt"),
     cases=[
-        (ENTRIES, torch.tensor(1.0).double(), torch.tensor(1.0).double()),
+        (ENTRIES, ONE, ONE),
         (
             torch.cat([ENTRIES[:3], -_random(3, seed=1, low=0, high=3)]).view(2, 3),
             _random(3, seed=2, low=-2, high=2),
             _random(2, 1, seed=3, low=0.01, high=1),
         ),
         (torch.zeros(1).double(), torch.ones(1).double(), torch.ones(1).double() / 2),
-        (-torch.logspace(-4, 0, 13), torch.ones(13), torch.ones(13)),
-        (torch.tensor([1e-9, -1e-8, 1e-7, 0.0]), torch.ones(4), torch.ones(4)),
+        (torch.tensor([0, 1e-12, -1e-8, 3e-6, -9e-6, 8e-5]).double(), ONE, ONE),
+        (-torch.logspace(-4, 0, 13, dtype=torch.float32), ONE.float(), ONE.float()),
+        (torch.tensor([1e-9, -1e-8, 1e-7, 0.0], dtype=torch.float32), ONE.float(), ONE.float()),
     ],
     observe=_value_and_gradient,
     mistakes={
-        "this is Euler's ΔB, not the exact integral": lambda a, b, dt: dt * b + 0 * a,
+        "this is Euler's ΔB, not the exact integral": (
+            lambda a, b, dt: dt * b + 0 * a,
+            lambda a, b, dt: dt * b,
+        ),
         "b is missing": lambda a, b, dt: dt * phi(dt * a),
         "Δ is missing: this is φ(Δa)·b": lambda a, b, dt: b * phi(dt * a),
         "at a = 0 this is 0/0: the value there is NaN; the limit is Δ·b": (
@@ -216,7 +243,7 @@ NEAR_ZERO = Exercise(
         ),
         "the values are right, but the gradient at a = 0 is NaN: torch.where computes both "
         "branches, and the 0/0 of the one not chosen reaches the gradient; make its argument safe "
-        "first": _quotient_with_where,
+        "first": (_quotient_with_where, _quotient_with_exp),
         "a small number added to the denominator moves every value a little, also where there is "
         "no danger": _shifted,
         "right on paper, but exp(z) − 1 loses digits near 0 in float32: expm1 keeps them": tuple(
@@ -226,7 +253,7 @@ NEAR_ZERO = Exercise(
         "is the difference of two huge numbers; use the series in a neighbourhood of 0, not at 0 "
         "only": _series_at_zero_only,
         "the values are right, but a constant has no slope: the gradient near 0 is ½·Δ²·b, so "
-        "the series needs its term z/2": _constant_near_zero,
+        "the series needs its term z/2": tuple(_constant(near) for near in (0, 1e-8, 1e-6, 1e-4)),
     },
 )
 
@@ -242,7 +269,8 @@ BIAS = Exercise(
     specification=_initial_bias,
     arguments=("dt",),
     cases=[
-        (torch.logspace(-4, 0, 9),),
+        (torch.logspace(-4, 0, 9, dtype=torch.float32),),
+        (torch.logspace(-6, 1, 29, dtype=torch.float64),),
         (torch.tensor([[0.001, 0.1], [3.0, 10.0]], dtype=torch.float64),),
         (torch.tensor(math.log(2), dtype=torch.float64),),
     ],
@@ -298,6 +326,7 @@ UNEVEN = Exercise(
             _random(7, seed=5, low=-2, high=2),
         ),
         (-2.0, -1.0, torch.tensor([0.4]).double(), torch.tensor([3.0]).double()),
+        (0.6, 2.0, torch.tensor([0.3, 1.2]).double(), torch.tensor([1.0, -2.0]).double()),
         (
             -1.0,
             1.0,
