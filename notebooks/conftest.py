@@ -16,7 +16,9 @@ from io import BytesIO
 import nbval.kernel
 import nbval.plugin
 import pytest
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image
+
+from minivmamba.classroom.pictures import same_picture
 
 CELL_TIMEOUT = 120.0  # seconds; nbval's own 2000 would let a hanging cell eat the whole test run
 
@@ -34,15 +36,6 @@ DECIMAL = re.compile(
 )
 # What differs at every run and means nothing: addresses in reprs, the ids of widget models.
 VOLATILE = re.compile(r"(?<=\bat )0x[0-9a-fA-F]+|\b[0-9a-f]{32}\b")
-
-# Pictures are averaged over cells of 4 x 4 pixels, in colour (two curves of equal grey may
-# differ), and each cell is held against the range of the 3 x 3 cells around it in the other
-# picture: ink may move by one cell, not appear or vanish. Between Matplotlib 3.8-3.10 and 3.11,
-# which draws every letter anew and shifts frames by a pixel, five figures of this book's kinds
-# differed by at most 37 of 255 levels; a missing curve, arrow or marker, or a curve off by 4 % of
-# the axis, by at least 100. Not seen: a curve off by 1 % (14), or that a dashed grey line of one
-# pixel is missing (31); what must hold so closely needs a number and an assert.
-CELL_PIXELS, LEVELS = 4, 48
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 DISPLAYED = {"stream", "display_data", "update_display_data", "execute_result", "clear_output"}
@@ -130,7 +123,7 @@ def same(kind, old, new):
     if kind == WIDGET_VIEW:
         return True  # only an id; what the widget is stands in the text/plain beside it
     if kind in ("image/png", "image/jpeg"):
-        return same_picture(old, new)
+        return same_picture(*(Image.open(BytesIO(b64decode(encoded))) for encoded in (old, new)))
     if isinstance(old, str) and isinstance(new, str):
         return same_text(old, new)
     return old == new
@@ -149,25 +142,3 @@ def same_decimal(old, new):
     if old.endswith(".") and new.endswith("."):
         return float(old) == float(new)
     return math.isclose(float(old), float(new), rel_tol=RELATIVE, abs_tol=ABSOLUTE)
-
-
-def same_picture(old, new):
-    """Whether two base64-encoded pictures look the same."""
-    old, new = open_picture(old), open_picture(new)
-    size = [max(1, round(side / CELL_PIXELS)) for side in old.size]
-    old, new = (picture.resize(size, Image.Resampling.BILINEAR) for picture in (old, new))
-    return max(excess(old, new), excess(new, old)) <= LEVELS
-
-
-def open_picture(encoded):
-    """The picture as it is seen, on white paper."""
-    picture = Image.open(BytesIO(b64decode(encoded))).convert("RGBA")
-    paper = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(paper, picture).convert("RGB")
-
-
-def excess(picture, other):
-    """By how many levels a cell of `picture` is at most outside the range around it in `other`."""
-    brighter = ImageChops.subtract(picture, other.filter(ImageFilter.MaxFilter(3)))
-    darker = ImageChops.subtract(other.filter(ImageFilter.MinFilter(3)), picture)
-    return max(high for _, high in ImageChops.lighter(brighter, darker).getextrema())
