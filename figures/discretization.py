@@ -43,6 +43,7 @@ def between_samples(a: float, b: float, dt: float, xs, points: int = 50):
     return np.concatenate(times), np.concatenate(levels)
 
 
+@styled
 def hold(xs=(4.0, 0.0, 8.0, 2.0, 2.0, 0.0), a: float = -1.0, dt: float = LN2) -> Figure:
     """The held input above, the exact response below, going through the samples of the ZOH rule."""
     figure, (above, below) = new(2, height=4.4, sharex=True)

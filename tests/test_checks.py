@@ -274,6 +274,15 @@ def test_a_function_without_return_or_with_an_error_or_of_another_kind():
     assert "no exercise" in check("nonsense", divides).reason
 
 
+@pytest.mark.parametrize("near", [1e-6, 1e-3])
+def test_nan_gradient_is_seen_whatever_the_threshold(near):
+    def answer(a, b, dt):
+        z = dt * a
+        return dt * b * torch.where(z.abs() < near, 1 + z / 2 + z**2 / 6, torch.expm1(z) / z)
+
+    assert check("02.3", answer).reason == lesson_02.NAN_GRADIENT
+
+
 def test_gradients_are_looked_at_also_where_they_are_switched_off():
     with torch.no_grad():
         verdict = check("02.3", lesson_02._quotient_with_where)

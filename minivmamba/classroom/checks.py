@@ -48,6 +48,8 @@ class Exercise:
         cases: argument tuples to try; `arguments` names their parts for messages.
         mistakes: {sentence: function that makes the mistake, or several that make the same one}.
         observe: what is compared, from (function, arguments); the returned value by default.
+        diagnose: for a mistake that is seen in the result whoever made it: a sentence from
+            (observed, expected), two lists over the cases, or "".
     """
 
     specification: Callable
@@ -55,6 +57,7 @@ class Exercise:
     cases: Sequence[tuple]
     mistakes: dict[str, Callable | tuple[Callable, ...]] = field(default_factory=dict)
     observe: Callable = lambda function, case: function(*case)
+    diagnose: Callable[..., str] = lambda observed, expected: ""
 
     def ways(self, sentence: str) -> tuple[Callable, ...]:
         """The functions that make the mistake of this sentence."""
@@ -102,6 +105,8 @@ def _judge(exercise: Exercise, answer: Callable) -> tuple[str, str]:
             made = [_observe(exercise, mistake, case) for case in cases]
             if all(map(_same, observed, made, cases)):
                 return WRONG, sentence
+    if sentence := exercise.diagnose(observed, expected):
+        return WRONG, sentence
     first = differs[0]
     return WRONG, _difference(exercise, first, observed[first], expected[first])
 

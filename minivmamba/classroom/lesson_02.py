@@ -208,6 +208,22 @@ def _quotient_with_exp(a, b, dt):
     return torch.where(z == 0, dt * b, dt * b * (torch.exp(z) - 1) / z)
 
 
+NAN_GRADIENT = (
+    "the values are right, but the gradient at a = 0 is NaN: torch.where computes both branches, "
+    "and the 0/0 of the one not chosen reaches the gradient; make its argument safe first"
+)
+
+
+def _nan_gradient(observed, expected):
+    """NAN_GRADIENT if every value is about right and some gradient is NaN."""
+    for ours, theirs in zip(expected, observed, strict=True):
+        right, value = ours["value"].double(), theirs["value"].double()
+        if value.shape != right.shape or not torch.allclose(value, right, rtol=1e-4):
+            return ""
+    gradients = [case["gradient"] for case in observed if "gradient" in case]
+    return NAN_GRADIENT if any(bool(g.isnan().any()) for g in gradients) else ""
+
+
 ONE = torch.tensor(1.0, dtype=torch.float64)
 ENTRIES = torch.tensor([0.0, -1e-3, 2e-3, -0.05, -0.5, -1.0, -16.0, 0.3], dtype=torch.float64)
 
@@ -227,6 +243,7 @@ NEAR_ZERO = Exercise(
         (torch.tensor([1e-9, -1e-8, 1e-7, 0.0], dtype=torch.float32), ONE.float(), ONE.float()),
     ],
     observe=_value_and_gradient,
+    diagnose=_nan_gradient,
     mistakes={
         "this is Euler's ΔB, not the exact integral": (
             lambda a, b, dt: dt * b + 0 * a,
@@ -241,13 +258,11 @@ NEAR_ZERO = Exercise(
         "digits near 0: expm1 keeps them)": (
             lambda a, b, dt: dt * b * (torch.exp(dt * a) - 1) / (dt * a)
         ),
-        "the values are right, but the gradient at a = 0 is NaN: torch.where computes both "
-        "branches, and the 0/0 of the one not chosen reaches the gradient; make its argument safe "
-        "first": (_quotient_with_where, _quotient_with_exp),
+        NAN_GRADIENT: (_quotient_with_where, _quotient_with_exp),
         "a small number added to the denominator moves every value a little, also where there is "
         "no danger": _shifted,
         "right on paper, but exp(z) − 1 loses digits near 0 in float32: expm1 keeps them": tuple(
-            _exp_minus_one(near) for near in (0, 1e-8, 1e-7, 1e-6, 1e-5)
+            _exp_minus_one(near) for near in (0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
         ),
         "the values are right, but next to 0 the gradient of the quotient loses all its digits: it "
         "is the difference of two huge numbers; use the series in a neighbourhood of 0, not at 0 "
