@@ -23,7 +23,7 @@ from minivmamba.expect import expect_int, expect_like_weights, expect_tensors
 from minivmamba.selective_scan import selective_scan
 
 ROUTES = 4
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step Δ (Mamba, section 3.6)
+DT_MIN, DT_MAX = 1e-3, 1e-1  # range of the initial step Δ (Mamba, section 3.6)
 
 
 class SS2D(nn.Module):
@@ -70,10 +70,11 @@ class SS2D(nn.Module):
             nn.init.kaiming_uniform_(self.x_proj_weight[route], a=math.sqrt(5))
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_projs_weight, -bound, bound)
-        # The initial Δ is log-uniform, drawn for each route and channel.
+        # The initial Δ is log-uniform, drawn for each route and channel. (The public code also has
+        # a floor of 1e-4, which lies below this range and never acts.)
         low, high = math.log(DT_MIN), math.log(DT_MAX)
         dt = torch.exp(torch.empty_like(self.dt_projs_bias).uniform_(low, high))
-        self.dt_projs_bias.copy_(inverse_softplus(dt.clamp(min=DT_FLOOR)))
+        self.dt_projs_bias.copy_(inverse_softplus(dt))
         # A = −(1, 2, …, N) for every channel: S4D-real (lesson 04).
         n = torch.arange(1, self.d_state + 1, device=self.A_logs.device)
         self.A_logs.copy_(torch.log(n).expand_as(self.A_logs))
@@ -95,9 +96,10 @@ class SS2D(nn.Module):
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, d) each
         x = self.act(self.conv2d(x.permute(0, 3, 1, 2)))  # (B, d, H, W)
         y = self.scan_routes(x).permute(0, 2, 3, 1)  # (B, H, W, d), at least float32
-        # Norm and gate stay in the scan's precision; only out_proj goes back to a lower one.
+        # Under autocast norm and gate stay in float32, as the scan; out_proj goes back by itself.
+        # Where the weights themselves are in half precision, so is everything from here on.
         y = self.out_norm(y.to(self.out_norm.weight.dtype)) * self.act(z)
-        return self.out_proj(y.to(z.dtype))
+        return self.out_proj(y)
 
     def scan_routes(self, x: Tensor) -> Tensor:
         """Project, scan and merge along the four routes: (B, d, H, W) → (B, d, H, W).

@@ -57,6 +57,12 @@ def test_gradient_of_each_is_the_other():
             ValueError,
             "H: expected an integer of at least 1, got '2'",
         ),
+        (
+            lambda: cross_merge(torch.ones(1, 4, 2, 6), 2, 3.0),
+            ValueError,
+            "W: expected an integer of at least 1, got 3.0",
+        ),
+        (lambda: cross_merge([1.0], 2, 3), TypeError, "ys: expected a torch.Tensor, got list"),
         (lambda: cross_scan(None), TypeError, "x: expected a torch.Tensor, got NoneType"),
         (lambda: cross_merge(torch.ones(1, 3, 2, 6), 2, 3), ValueError, "ys: expected shape"),
     ],

@@ -29,6 +29,8 @@ def arguments(batch=2, K=2, d=3, N=4, L=5, dtype=torch.float64, seed=0):
 def test_every_output_is_the_sum_over_the_past(L):
     """y_t = Σ_{s ≤ t} Σ_n C_t[n] exp(A_n Σ_{r = s+1…t} Δ_r) Δ_s B_s[n] u_s + D u_t, unrolled."""
     a = arguments(L=L)
+    a["A"][0] *= -1  # nothing forbids a state that grows
+    a["delta"][0, 0, 0] = 50.0 if L == 1 else 0.5  # softplus must not overflow
     y = selective_scan(**a)
     dt = F.softplus(a["delta"] + a["delta_bias"][:, None])
     for channel in range(6):
@@ -72,10 +74,12 @@ def test_last_state_continues_the_sequence():
 
 
 def test_gradcheck():
-    a = arguments(batch=2, K=2, d=2, N=2, L=4)
+    a = arguments(batch=2, K=2, d=2, N=2, L=6)
     names = [name for name in a if name != "delta_softplus"]
     for value in (a[name] for name in names):
         value.requires_grad_()
+
+    assert all(out.requires_grad for out in selective_scan(**a, return_last_state=True))
 
     def scan(*tensors):
         return selective_scan(
@@ -92,6 +96,10 @@ def test_optional_arguments_are_zeros():
     torch.testing.assert_close(selective_scan(**bare), selective_scan(**bare, **zeros))
     raw = selective_scan(**{**bare, "delta": F.softplus(bare["delta"])})
     torch.testing.assert_close(raw, selective_scan(**bare, delta_softplus=True))
+    biased = {**bare, "delta": bare["delta"] + a["delta_bias"][:, None]}
+    with_bias = selective_scan(**bare, delta_bias=a["delta_bias"])  # and no softplus
+    torch.testing.assert_close(selective_scan(**biased), with_bias)
+    torch.testing.assert_close(with_bias, selective_scan(**biased, backend="naive"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -143,6 +151,8 @@ def test_non_contiguous_arguments():
             ValueError,
             "D: expected device cpu as u, got meta",
         ),
+        ({"A": torch.ones(6, 0)}, ValueError, r"A: expected shape \(6, N\) with N ≥ 1"),
+        ({"B": torch.ones(2, 0, 4, 5)}, ValueError, "B: its 0 groups do not divide"),
         ({"u": None}, TypeError, "u: expected a torch.Tensor, got NoneType"),
         ({"delta_softplus": "no"}, TypeError, "delta_softplus: expected True or False, got 'no'"),
         ({"backend": ["naive"]}, ValueError, r"backend: expected one of .* got \['naive'\]"),

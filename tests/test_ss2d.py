@@ -12,6 +12,7 @@ def test_initial_step_is_log_uniform_and_differs_by_route():
     dt = F.softplus(SS2D(96).dt_projs_bias)
     assert dt.shape == (4, 192)
     assert dt.min() >= 0.001 * (1 - 1e-5) and dt.max() <= 0.1 * (1 + 1e-5)
+    assert dt.min() < 0.0011 and dt.max() > 0.095  # the whole range is used
     # Log-uniform: half lie below the geometric mean 0.01, and each route has its own draw.
     assert abs((dt < 0.01).float().mean() - 0.5) < 0.06
     assert len({tuple(route.tolist()) for route in dt}) == 4
@@ -25,6 +26,8 @@ def test_initial_values():
     for weight, bound in [(module.x_proj_weight, 192**-0.5), (module.dt_projs_weight, 6**-0.5)]:
         assert bound * 0.98 < weight.abs().max() <= bound
         assert abs(weight.std() / (bound / 3**0.5) - 1) < 0.03
+        assert not torch.equal(weight[0], weight[1])  # every route has its own draw
+    assert [SS2D(width).dt_rank for width in (8, 16, 17, 96, 100)] == [1, 1, 2, 6, 7]
 
 
 def test_autocast_leaves_the_scan_norm_and_gate_in_float32(monkeypatch):
@@ -38,14 +41,17 @@ def test_autocast_leaves_the_scan_norm_and_gate_in_float32(monkeypatch):
     scan = ss2d.selective_scan
     monkeypatch.setattr(ss2d, "selective_scan", spy)
     module = SS2D(16, d_state=4)
-    module.out_norm.register_forward_hook(lambda _, i, o: seen.update(norm={i[0].dtype, o.dtype}))
-    module.out_proj.register_forward_hook(lambda _, i, o: seen.update(into=i[0], out=o.dtype))
-    module.in_proj.register_forward_hook(lambda _, i, o: seen.update(in_proj=o.dtype))
+    module.out_norm.register_forward_hook(lambda _, i, o: seen.update(norm=[i[0].dtype, o]))
+    module.out_proj.register_forward_hook(lambda _, i, o: seen.update(gated=i[0], out=o.dtype))
+    module.in_proj.register_forward_hook(lambda _, i, o: seen.update(in_proj=o))
     x = torch.randn(1, 4, 5, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = module(x)
-    assert seen["in_proj"] == torch.bfloat16  # autocast was really on
-    assert seen["scan"] == seen["norm"] == {torch.float32}
+    assert seen["in_proj"].dtype == torch.bfloat16  # autocast was really on
+    into_norm, normed = seen["norm"]
+    assert seen["scan"] == {torch.float32} == {into_norm, normed.dtype, seen["gated"].dtype}
+    gate = F.silu(seen["in_proj"].chunk(2, dim=-1)[1])
+    assert torch.equal(seen["gated"], normed * gate)
     assert y.dtype == seen["out"] == torch.bfloat16
     # bfloat16 keeps 8 bits; the products before the scan lose some.
     assert (y - module(x)).norm() < 0.03 * module(x).norm()

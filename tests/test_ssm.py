@@ -57,6 +57,16 @@ def test_differentiable_and_kernel_at_zero():
             lambda a, b, c: lti_convolution(torch.ones(3, 5).half(), torch.ones(3, 5).half()),
             "u: expected torch.float32 or torch.float64, got torch.float16",
         ),
+        (
+            lambda a, b, c: lti_convolution(torch.ones(3, 5), torch.ones(5)),
+            r"K: expected shape \(d, L\), got \(5,\)",
+        ),
+        (
+            lambda a, b, c: lti_convolution(torch.ones(3, 5), torch.ones(3, 5), torch.ones(5)),
+            r"D: expected shape \(3,\), got \(5,\)",
+        ),
+        (lambda a, b, c: lti_recurrence(torch.ones(3, 0), a, b, c), "with L ≥ 1"),
+        (lambda a, b, c: lti_kernel(a, b, c.to("meta"), 4), "C: expected torch.float64 on cpu"),
         (lambda a, b, c: lti_recurrence(None, a, b, c), "u: expected a torch.Tensor, got None"),
         (lambda a, b, c: lti_kernel(a, b, c, 0), "L: expected an integer of at least 1, got 0"),
         (lambda a, b, c: lti_kernel(a, b[:1], c, 4), r"B_bar: expected shape \(3, 4\) as A_bar"),

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from minivmamba import VSSM, PatchMerging2D, vmamba_base, vmamba_small, vmamba_tiny
+from minivmamba import (
+    VSSM,
+    PatchMerging2D,
+    VSSBlock,
+    VSSLayer,
+    vmamba_base,
+    vmamba_small,
+    vmamba_tiny,
+)
 from minivmamba.vssm import DropPath
 
 NOTE = Path(__file__).parent / "data" / "reading_note_tree.txt"
@@ -138,6 +146,31 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
     assert (drop.eval()(torch.ones(4)) == 1).all()
 
 
+def test_a_dropped_block_leaves_its_input_alone():
+    """Only the branch is dropped, never the way past it."""
+    block = VSSBlock(8, d_state=2, drop_path=0.5).train()
+    x = torch.randn(64, 2, 2, 8)
+    kept = (block(x) != x).flatten(1).any(1)
+    assert 10 < kept.sum() < 54  # 64 fair coins
+    branch = block.self_attention(block.ln_1(x))
+    torch.testing.assert_close(block.eval()(x), x + branch)
+
+
+def test_sizes_in_between_and_options():
+    """One stage, one channel, no head, another number of states: what the constructors promise."""
+    assert VSSM([1], 8, num_classes=3, in_chans=1)(torch.ones(2, 1, 4, 8)).shape == (2, 3)
+    headless = VSSM([1, 1], [8, 16], num_classes=0)
+    assert headless(torch.ones(2, 3, 8, 8)).shape == (2, 16)
+    with pytest.raises(ValueError, match=r"images: expected shape \(B, 1, H, W\)"):
+        VSSM([1], 8, in_chans=1)(torch.ones(1, 3, 8, 8))
+    for build in (vmamba_tiny, vmamba_small, vmamba_base):
+        state = on_meta(build, num_classes=7, d_state=3, drop_path_rate=0.1).state_dict()
+        assert state["layers.0.blocks.0.self_attention.A_logs"].shape[1] == 3
+        assert state["head.weight"].shape[0] == 7
+    default = on_meta(VSSM).state_dict()
+    assert list(default) == list(on_meta(vmamba_tiny).state_dict())
+
+
 def test_initial_weights_of_linear_and_norm_layers():
     torch.manual_seed(0)
     model = VSSM([1, 1], 32, num_classes=50)
@@ -227,7 +260,7 @@ def test_a_training_step_lowers_the_loss():
         (
             torch.ones(1, 3, 32, 32, dtype=torch.uint8),
             TypeError,
-            "images: expected a floating-point tensor, got torch.uint8",
+            "got torch.uint8; minivmamba.photos.to_input prepares",
         ),
         (
             torch.ones(1, 3, 32, 32, dtype=torch.float64),
@@ -269,6 +302,19 @@ def test_bad_images(images, error, message):
 def test_bad_constructor_arguments(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         VSSM(**options)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: VSSLayer(8, 2, 2, [0.1], downsample=False), "drop_path: expected 2 rates, got 1"),
+        (lambda: PatchMerging2D(0), "dim: expected an integer of at least 1, got 0"),
+        (lambda: VSSBlock(8, drop_path=1.0), r"drop_path: expected a rate in \[0, 1\), got 1.0"),
+    ],
+)
+def test_bad_arguments_of_the_parts(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
 def test_double_images_under_autocast():
