@@ -11,7 +11,7 @@ from minivmamba.photos import load_photo, to_input, to_picture
 def gradient(H=60, W=80):
     """A picture that no rotation or mirror leaves unchanged."""
     rows, columns = np.mgrid[0:H, 0:W]
-    return np.stack([rows * 2, columns * 3, (rows + columns) % 256], -1).astype(np.uint8)
+    return np.stack([rows * 4, columns * 3, (rows + columns) % 256], -1).astype(np.uint8)
 
 
 def test_rgb_file_and_array_agree(tmp_path):

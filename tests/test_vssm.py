@@ -295,6 +295,8 @@ def test_bad_images(images, error, message):
         ({"dims": 96.0}, "dims: expected an integer of at least 1, got 96.0"),
         ({"patch_size": 0}, "patch_size: expected an integer of at least 1, got 0"),
         ({"drop_path_rate": "0.1"}, r"drop_path_rate: expected a rate in \[0, 1\), got '0.1'"),
+        ({"drop_path_rate": -0.1}, r"drop_path_rate: expected a rate in \[0, 1\), got -0.1"),
+        ({"dims": True}, "dims: expected an integer of at least 1, got True"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate: expected a rate in \[0, 1\), got 1.0"),
         ({"d_state": 0}, "d_state: expected an integer of at least 1, got 0"),
     ],
@@ -315,6 +317,11 @@ def test_bad_constructor_arguments(options, message):
 def test_bad_arguments_of_the_parts(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_half_precision_images_under_autocast():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert small()(torch.ones(1, 3, 32, 32).bfloat16()).shape == (1, 5)
 
 
 def test_double_images_under_autocast():
