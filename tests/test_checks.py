@@ -126,6 +126,10 @@ def uneven_clock_in_one_buffer(a, b, dts, xs, buffer=np.empty(99)):  # noqa: B00
     return hs[::-1][::-1]
 
 
+def uneven_clock_in_one_tensor(a, b, dts, xs, buffer=torch.empty(99).double()):  # noqa: B008
+    return buffer[: len(xs)].copy_(lesson_02.UNEVEN.specification(a, b, dts, xs))
+
+
 @pytest.mark.parametrize(
     ("number", "answer"),
     [
@@ -142,6 +146,7 @@ def uneven_clock_in_one_buffer(a, b, dts, xs, buffer=np.empty(99)):  # noqa: B00
         ("02.5", uneven_clock_in_numpy),
         ("02.5", uneven_clock_by_sums),
         ("02.5", uneven_clock_in_one_buffer),
+        ("02.5", uneven_clock_in_one_tensor),
     ],
 )
 def test_right_answers_written_differently(number, answer):
@@ -272,6 +277,21 @@ def test_a_function_without_return_or_with_an_error_or_of_another_kind():
     assert "checks.py" not in check("02.1", divides).reason
     assert "no exercise" in check("02.9", divides).reason
     assert "no exercise" in check("nonsense", divides).reason
+
+
+def test_a_difference_in_the_last_digits_is_shown():
+    """Two equal displays would tell a reader nothing."""
+    verdict = check("02.1", lambda a, b, dt: (math.exp(a * dt), math.expm1(a * dt) / a * b + 1e-6))
+    expected, got = re.fullmatch(r".* expected (.*), got (.*)", verdict.reason).groups()
+    assert expected != got
+
+
+def test_a_reader_can_interrupt_a_check():
+    def endless(a, b, dt):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check("02.1", endless)
 
 
 @pytest.mark.parametrize("near", [1e-6, 1e-3])

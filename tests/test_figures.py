@@ -44,6 +44,11 @@ def test_slider_of_the_rules(dt):
     assert len(labels) == 5 and f"{dt:.2f}" in figure.axes[0].get_title()
 
 
+def test_grey_curve_is_the_exact_answer():
+    exact, *_ = figures.rules(0.5).axes[0].lines
+    assert np.allclose(exact.get_ydata(), 1 - np.exp(-exact.get_xdata()))
+
+
 @pytest.mark.parametrize("s", [-6.0, -2.5, 0.0, 1.0])
 def test_slider_of_the_gate(s):
     assert f"{abs(s):.1f}" in figures.remember(s).axes[0].get_title()
