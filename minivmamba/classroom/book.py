@@ -28,6 +28,14 @@ except ImportError as error:
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 CELL_TIMEOUT = 120  # seconds, as in notebooks/conftest.py
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
@@ -71,7 +79,10 @@ def execute(path: Path) -> Any:
     client = NotebookClient(
         notebook,
         kernel_name="python3",
-        timeout=CELL_TIMEOUT,
+        timeout_func=lambda cell: CELL_TIMEOUT,
+        # For the question which language the kernel speaks. On a busy machine the answer gets lost
+        # now and then, and nbclient would wait for it in silence as long as for a cell.
+        timeout=10,
         record_timing=False,
         coalesce_streams=True,  # the kernel cuts a stream into pieces by the clock
         extra_arguments=["--log-level=ERROR"],  # not its remarks on unencrypted loopback
@@ -107,7 +118,7 @@ def _tidy(notebook: Any) -> Any:
     """Remove what differs between two runs or two machines and tells a reader nothing."""
     notebook.metadata.pop("widgets", None)  # dead without its kernel; new ids at every run
     notebook.metadata.kernelspec = KERNELSPEC
-    notebook.metadata.language_info.pop("version", None)
+    notebook.metadata.language_info = LANGUAGE
     ids = itertools.count()
     for cell in _code_cells(notebook):
         cell.metadata.pop("execution", None)  # JupyterLab's timestamps
