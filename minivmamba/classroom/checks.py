@@ -1,21 +1,22 @@
 """`check("02.3", my_function)`: not attempted yet, right, or wrong and why.
 
-An exercise is a specification (a short function that is right), inputs to try it on, and the
-mistakes people make, each a function of its own with a sentence that names the idea behind it. A
-check runs the reader's function on the inputs and compares *values*, never source text: a wrong
-answer that agrees everywhere with a known mistake is told that mistake's sentence; any other is
-shown the first input on which it differs. A check returns its verdict and never raises.
+A check runs the reader's function on inputs drawn from a seed and compares *values*, never source
+text, with a specification: a wrong answer that agrees everywhere with a known mistake is told
+that mistake's sentence; any other is shown the first input on which it differs. A check returns
+its verdict and never raises.
 """
 
 import copy
 import importlib
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from minivmamba.classroom.exercise import Draw, Exercise, Observed, find_exercise
 
 NOT_ATTEMPTED, RIGHT, WRONG = "not attempted yet", "right", "wrong"
 
@@ -35,67 +36,47 @@ class Verdict:
         return f"Exercise {self.exercise}: {self.status}" + (self.reason and f" — {self.reason}")
 
 
-class Observed(dict):
-    """Several things observed of one call, with the names that a message gives them."""
+class Failed:
+    """An answer that raised an exception instead of returning a value."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
-@dataclass(frozen=True)
-class Exercise:
-    """One exercise.
+verdicts: dict[str, Verdict] = {}  # the latest of each exercise, for the table of progress
 
-    Attributes:
-        specification: the right function.
-        cases: argument tuples to try; `arguments` names their parts for messages.
-        mistakes: {sentence: function that makes the mistake, or several that make the same one}.
-        observe: what is compared, from (function, arguments); the returned value by default.
-        diagnose: for a mistake that is seen in the result whoever made it: a sentence from
-            (observed, expected), two lists over the cases, or "".
+
+def check(number: str, answer: Callable, seed: int = 0) -> Verdict:
+    """Compare a reader's function with an exercise.
+
+    Args:
+        number: of the exercise, such as "02.3".
+        answer: the reader's function.
+        seed: of the inputs. A teacher who grades with another one tries the same idea on inputs
+            that nobody has seen.
     """
-
-    specification: Callable
-    arguments: Sequence[str]
-    cases: Sequence[tuple]
-    mistakes: dict[str, Callable | tuple[Callable, ...]] = field(default_factory=dict)
-    observe: Callable = lambda function, case: function(*case)
-    diagnose: Callable[..., str] = lambda observed, expected: ""
-
-    def ways(self, sentence: str) -> tuple[Callable, ...]:
-        """The functions that make the mistake of this sentence."""
-        made = self.mistakes[sentence]
-        return made if isinstance(made, tuple) else (made,)
+    verdict = Verdict(number, *_examine(number, answer, seed))
+    if find_exercise(number):
+        verdicts[number] = verdict
+    return verdict
 
 
-def check(number: str, answer: Callable) -> Verdict:
-    """Compare a reader's function with the exercise of that number, such as "02.3"."""
-    exercise = _find(number)
+def _examine(number: str, answer: Callable, seed: int) -> tuple[str, str]:
+    exercise = find_exercise(number)
     if exercise is None:
-        return Verdict(number, WRONG, "there is no exercise of that number")
+        return WRONG, "there is no exercise of that number"
     if not callable(answer):
-        return Verdict(number, WRONG, f"expected your function, got {type(answer).__name__}")
-    try:
-        return Verdict(number, *_judge(exercise, answer))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # an exit() in the answer must not end the reader's kernel
-        # The stub raises it without a word; torch raises it too, and says what is missing.
-        if isinstance(error, NotImplementedError) and not error.args:
-            return Verdict(number, NOT_ATTEMPTED)
-        return Verdict(number, WRONG, _explain(error))
+        return WRONG, f"expected your function, got {type(answer).__name__}"
+    return _judge(exercise, answer, exercise.cases(Draw(seed)))
 
 
-def _find(number: str) -> Exercise | None:
-    lesson, _, _ = str(number).partition(".")
-    try:
-        module = importlib.import_module(f"minivmamba.classroom.lesson_{lesson}")
-    except ModuleNotFoundError:
-        return None
-    return module.EXERCISES.get(number)
-
-
-def _judge(exercise: Exercise, answer: Callable) -> tuple[str, str]:
+def _judge(exercise: Exercise, answer: Callable, cases) -> tuple[str, str]:
     """RIGHT if every case agrees, else WRONG with the best sentence there is."""
-    cases = exercise.cases
-    observed = [_observe(exercise, answer, case) for case in cases]
+    observed = []
+    for case in cases:
+        observed.append(_observe(exercise, answer, case))
+        if _is_stub(observed[-1]):
+            return NOT_ATTEMPTED, ""
     expected = [_observe(exercise, exercise.specification, case) for case in cases]
     differs = [i for i, case in enumerate(cases) if not _same(observed[i], expected[i], case)]
     if not differs:
@@ -105,16 +86,31 @@ def _judge(exercise: Exercise, answer: Callable) -> tuple[str, str]:
             made = [_observe(exercise, mistake, case) for case in cases]
             if all(map(_same, observed, made, cases)):
                 return WRONG, sentence
+    for result, case in zip(observed, cases, strict=True):
+        if isinstance(result, Failed):
+            return WRONG, _explain(result.error, _given(exercise, case))
     if sentence := exercise.diagnose(observed, expected):
         return WRONG, sentence
     first = differs[0]
-    return WRONG, _difference(exercise, first, observed[first], expected[first])
+    return WRONG, _difference(_given(exercise, cases[first]), observed[first], expected[first])
+
+
+def _is_stub(result) -> bool:
+    """A stub raises NotImplementedError without a word; torch raises it too, and says why."""
+    if not isinstance(result, Failed):
+        return False
+    return isinstance(result.error, NotImplementedError) and not result.error.args
 
 
 def _observe(exercise: Exercise, function: Callable, case: tuple):
     # A copy of the arguments for each call, and of what it returns: a function that writes into
     # its arguments, or returns one buffer again and again, must not spoil the other calls.
-    return _frozen(exercise.observe(function, copy.deepcopy(case)))
+    try:
+        return _frozen(exercise.observe(function, copy.deepcopy(case)))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an exit() in the answer must not end the reader's kernel
+        return Failed(error)
 
 
 def _frozen(value):
@@ -129,7 +125,8 @@ def _frozen(value):
         value = torch.from_numpy(value.copy())
     try:
         # A Python number has double precision, which torch would cut to single.
-        dtype = torch.float64 if isinstance(value, int | float) else None
+        dtypes = {int: torch.float64, float: torch.float64, complex: torch.complex128}
+        dtype = dtypes.get(type(value), torch.float64 if isinstance(value, int | float) else None)
         return torch.as_tensor(value, dtype=dtype).detach().cpu().clone()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"expected numbers or tensors, got {type(value).__name__}") from None
@@ -150,26 +147,37 @@ def _flat(value) -> list[Tensor]:
 def _same(left, right, case: tuple) -> bool:
     """Equal shapes, and values equal to about half the digits there can be.
 
-    Single precision is enough for an answer, unless double precision was put in.
+    Single precision is enough for an answer, unless double precision was put in. Two failures
+    are the same if they are of one kind.
     """
+    if isinstance(left, Failed) or isinstance(right, Failed):
+        both = isinstance(left, Failed) and isinstance(right, Failed)
+        return both and type(left.error) is type(right.error)
     left, right = _flat(left), _flat(right)
     if [part.shape for part in left] != [part.shape for part in right]:
         return False
-    double = any(isinstance(value, Tensor) and value.dtype == torch.float64 for value in case)
+    double = any(isinstance(v, Tensor) and v.dtype in _DOUBLE for v in case)
     return all(_close(a, b, double) for a, b in zip(left, right, strict=True))
 
 
+_SINGLE, _DOUBLE = (torch.float32, torch.complex64), (torch.float64, torch.complex128)
+
+
 def _close(a: Tensor, b: Tensor, double: bool) -> bool:
-    if a.is_complex() or b.is_complex():
+    if a.is_complex() != b.is_complex():
         return False
-    single = not double and torch.float32 in (a.dtype, b.dtype)
+    single = not double and (a.dtype in _SINGLE or b.dtype in _SINGLE)
     rtol, atol = (1e-5, 1e-7) if single else (1e-7, 1e-10)
-    return torch.allclose(a.double(), b.double(), rtol=rtol, atol=atol, equal_nan=True)
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    return torch.allclose(a.to(wide), b.to(wide), rtol=rtol, atol=atol, equal_nan=True)
 
 
-def _difference(exercise: Exercise, case: int, observed, expected) -> str:
-    names = zip(exercise.arguments, exercise.cases[case], strict=True)
-    given = ", ".join(f"{name} = {_short(value)}" for name, value in names)
+def _given(exercise: Exercise, case: tuple) -> str:
+    names = zip(exercise.arguments, case, strict=True)
+    return ", ".join(f"{name} = {_short(value)}" for name, value in names)
+
+
+def _difference(given: str, observed, expected) -> str:
     for digits in (5, 9, 17):  # more of them until the reader can see the difference
         right, theirs = _short(expected, digits), _short(observed, digits)
         if right != theirs:
@@ -181,6 +189,8 @@ def _short(value, digits: int = 5) -> str:
     """A value in a message: few digits, few entries, the shape of what is long."""
     if callable(value):
         return getattr(value, "__name__", "a function")
+    if isinstance(value, Failed):
+        return f"{type(value.error).__name__}"
     if isinstance(value, Observed):
         return "; ".join(f"{name} {_short(part, digits)}" for name, part in value.items())
     if isinstance(value, tuple | list):
@@ -193,12 +203,12 @@ def _short(value, digits: int = 5) -> str:
     return f"[{entries}{more}] of shape {tuple(tensor.shape)}"
 
 
-def _explain(error: BaseException) -> str:
-    """The error and the reader's own line, without the machinery around it."""
+def _explain(error: BaseException, given: str) -> str:
+    """The error, the reader's own line and the input, without the machinery around it."""
     ours = str(importlib.import_module("minivmamba").__path__[0])
     frames = [f for f in traceback.extract_tb(error.__traceback__) if ours not in f.filename]
     theirs = [frame for frame in frames if "site-packages" not in frame.filename]
     if not theirs:  # raised by this file, whose sentences are complete, or by the call itself
         return str(error)
     kind = "".join(traceback.format_exception_only(type(error), error)).strip()
-    return f"{kind} in your line {theirs[-1].lineno}: {theirs[-1].line}"
+    return f"{kind} in your line {theirs[-1].lineno}: {theirs[-1].line} (for {given})"

@@ -2,16 +2,14 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from minivmamba.classroom.checks import Exercise, Observed
+from minivmamba.classroom.exercise import Draw, Exercise, Observed, strided
 from minivmamba.discretize import bilinear, euler, mamba_rule, phi, zoh
 
-
-def _random(*shape: int, seed: int, low: float, high: float) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
+LN2 = math.log(2)
 
 
 # 02.1 — one scalar step, exactly
@@ -22,10 +20,35 @@ def _zoh_step(a, b, dt):
     return A_bar, (A_bar - 1) / a * b
 
 
+def _zoh_by_quadrature(a, b, dt, parts=20000):
+    width = dt / parts
+    left = [math.exp(a * (dt - (k + 0.5) * width)) for k in range(parts)]
+    return torch.tensor(a * dt).double().exp(), b * width * sum(left)
+
+
+def _zoh_by_matrix(a, b, dt):
+    M = torch.tensor([[a, b], [0.0, 0.0]], dtype=torch.float64)
+    return torch.linalg.matrix_exp(dt * M)[0]
+
+
+def _scalar_systems(draw: Draw):
+    fixed = [(-1.0, 1.0, LN2), (-0.5, 3.0, 0.8), (-4.0, -2.0, 0.3), (0.7, 1.5, 1.1)]
+    drawn = [(draw.number(-3, -0.1), draw.number(-2, 2), draw.number(0.05, 1.5)) for _ in range(4)]
+    return fixed + drawn
+
+
 STEP = Exercise(
+    title="One exact step",
+    difficulty=1,
+    hints=(
+        "Both results are underlined in section 3. Mind what the exponent is: the decay over one "
+        "step, not over one unit of time.",
+        "With a = −1, b = 1, dt = ln 2 both must be ½. With b = 3 only the second one changes.",
+    ),
     specification=_zoh_step,
+    alternatives=(_zoh_by_quadrature, _zoh_by_matrix),
     arguments=("a", "b", "dt"),
-    cases=[(-1.0, 1.0, math.log(2)), (-0.5, 3.0, 0.8), (-4.0, -2.0, 0.3), (0.7, 1.5, 1.1)],
+    cases=_scalar_systems,
     mistakes={
         "this B̄ is Δ·b, the shortcut of the code (Euler's); the exact weight lets the input decay "
         "from the moment it arrives": lambda a, b, dt: (math.exp(a * dt), dt * b),
@@ -107,14 +130,43 @@ def _decay_added(rule, a, b, dt):
     return 2 * A_half, A_half * B_half + B_half
 
 
+def _half_steps_by_running(rule, a, b, dt):
+    A_bar, B_bar = rule(a, b, dt / 2)
+
+    def run(h, x):
+        for _ in range(2):
+            h = A_bar * h + B_bar * x
+        return h
+
+    return [run(1.0, 0.0), run(0.0, 1.0)]
+
+
+def _half_steps_as_matrices(rule, a, b, dt):
+    A_half, B_half = map(float, rule(a, b, dt / 2))
+    M = torch.tensor([[A_half, B_half], [0.0, 1.0]], dtype=torch.float64)
+    return (M @ M)[0]
+
+
+def _systems_and_rules(draw: Draw):
+    systems = [(-1.0, 1.0, LN2), (-3.0, -0.5, 0.4), (0.2, 2.0, 1.0)]
+    systems.append((draw.number(-2, -0.2), draw.number(0.5, 2), draw.number(0.1, 0.9)))
+    rules = [_rule(rule) for rule in (zoh, mamba_rule, euler, bilinear)]
+    return [(rule, *system) for rule in rules for system in systems]
+
+
 HALF_STEPS = Exercise(
+    title="Two half-steps",
+    difficulty=1,
+    hints=(
+        "Call the rule once, with dt / 2. Then write h after the first half-step as a formula in "
+        "h and x, and put it into the second.",
+        "What entered in the first half-step decays during the second; what enters in the second "
+        "does not.",
+    ),
     specification=_two_half_steps,
+    alternatives=(_half_steps_by_running, _half_steps_as_matrices),
     arguments=("rule", "a", "b", "dt"),
-    cases=[
-        (_rule(rule), a, b, dt)
-        for rule in (zoh, mamba_rule, euler, bilinear)
-        for a, b, dt in [(-1.0, 1.0, math.log(2)), (-3.0, -0.5, 0.4), (0.2, 2.0, 1.0)]
-    ],
+    cases=_systems_and_rules,
     mistakes={
         "these are two steps of length Δ; each half-step has length Δ/2": _two_full_steps,
         "this is the rule itself over Δ; take two steps of Δ/2 and put one into the other": (
@@ -227,21 +279,52 @@ def _nan_gradient(observed, expected):
 ONE = torch.tensor(1.0, dtype=torch.float64)
 ENTRIES = torch.tensor([0.0, -1e-3, 2e-3, -0.05, -0.5, -1.0, -16.0, 0.3], dtype=torch.float64)
 
-NEAR_ZERO = Exercise(
-    specification=_b_bar,
-    arguments=("a", "b", "dt"),
-    cases=[
+
+def _b_bar_by_quadrature(a, b, dt):
+    """16 Gauss points on [0, 1]: no special case at 0 at all."""
+    points, weights = np.polynomial.legendre.leggauss(16)
+    z, total = dt * a, 0
+    for point, weight in zip(points, weights, strict=True):
+        total = total + weight / 2 * torch.exp(z * (1 + point) / 2)
+    return dt * b * total
+
+
+def _b_bar_by_sinh(a, b, dt):
+    z = dt * a / 2
+    tiny = z == 0
+    safe = z.masked_fill(tiny, 1.0)
+    return dt * b * torch.exp(z) * (torch.sinh(safe) / safe).masked_fill(tiny, 1.0)
+
+
+def _entries(draw: Draw):
+    drawn = torch.cat([ENTRIES[:3], draw.uniform(3, low=-3, high=0)]).view(2, 3)
+    b = draw.uniform(3, low=-2, high=2)
+    dt = draw.uniform(2, 1, low=0.01, high=1)
+    return [
         (ENTRIES, ONE, ONE),
-        (
-            torch.cat([ENTRIES[:3], -_random(3, seed=1, low=0, high=3)]).view(2, 3),
-            _random(3, seed=2, low=-2, high=2),
-            _random(2, 1, seed=3, low=0.01, high=1),
-        ),
+        (drawn, b, dt),
+        (strided(drawn), b, dt),
         (torch.zeros(1).double(), torch.ones(1).double(), torch.ones(1).double() / 2),
         (torch.tensor([0, 1e-12, -1e-8, 3e-6, -9e-6, 8e-5]).double(), ONE, ONE),
         (-torch.logspace(-4, 0, 13, dtype=torch.float32), ONE.float(), ONE.float()),
         (torch.tensor([1e-9, -1e-8, 1e-7, 0.0], dtype=torch.float32), ONE.float(), ONE.float()),
-    ],
+    ]
+
+
+NEAR_ZERO = Exercise(
+    title="Exact B̄ near a = 0",
+    difficulty=4,
+    hints=(
+        "Near 0 use the series of φ: 1 + z/2 + z²/6 is enough for |z| < 0.0001. How many terms "
+        "would you need for |z| < 0.01? Elsewhere use `torch.expm1(z) / z`.",
+        "`torch.where` computes both branches, also where it does not choose them, and 0/0 in a "
+        "branch not chosen still makes the gradient NaN. So change the *argument* of the quotient "
+        "first, to anything harmless such as 1, and choose afterwards.",
+    ),
+    specification=_b_bar,
+    alternatives=(_b_bar_by_quadrature, _b_bar_by_sinh),
+    arguments=("a", "b", "dt"),
+    cases=_entries,
     observe=_value_and_gradient,
     diagnose=_nan_gradient,
     mistakes={
@@ -280,15 +363,36 @@ def _initial_bias(dt):
     return dt + torch.log(-torch.expm1(-dt))
 
 
-BIAS = Exercise(
-    specification=_initial_bias,
-    arguments=("dt",),
-    cases=[
+def _bias_by_bisection(dt):
+    low, high = torch.full_like(dt, -60), dt.clone()  # softplus(x) > x
+    for _ in range(200):
+        middle = (low + high) / 2
+        too_low = torch.log1p(torch.exp(middle)) < dt
+        low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
+    return high
+
+
+def _steps(draw: Draw):
+    return [
         (torch.logspace(-4, 0, 9, dtype=torch.float32),),
         (torch.logspace(-6, 1, 29, dtype=torch.float64),),
         (torch.tensor([[0.001, 0.1], [3.0, 10.0]], dtype=torch.float64),),
-        (torch.tensor(math.log(2), dtype=torch.float64),),
-    ],
+        (torch.tensor(LN2, dtype=torch.float64),),
+        (strided(10 ** draw.uniform(2, 3, low=-5, high=0.5)),),
+    ]
+
+
+BIAS = Exercise(
+    title="The bias for a wanted Δ",
+    difficulty=2,
+    hints=(
+        "The last form of the formula, with `expm1` for the part in brackets.",
+        "1 − e^{−Δ} = −(e^{−Δ} − 1).",
+    ),
+    specification=_initial_bias,
+    alternatives=(lambda dt: torch.log(torch.expm1(dt)), _bias_by_bisection),
+    arguments=("dt",),
+    cases=_steps,
     mistakes={
         "right on paper, but exp(Δ) − 1 loses digits for small Δ in float32: expm1 keeps them": (
             lambda dt: torch.log(torch.exp(dt) - 1)
@@ -330,25 +434,44 @@ def _gain(a, b, dt):
     return torch.expm1(a * dt) / a * b
 
 
-UNEVEN = Exercise(
-    specification=_uneven_clock,
-    arguments=("a", "b", "dts", "xs"),
-    cases=[
-        (
-            -0.7,
-            1.5,
-            _random(7, seed=4, low=0.05, high=1.5),
-            _random(7, seed=5, low=-2, high=2),
-        ),
+def _uneven_clock_in_numpy(a, b, dts, xs):
+    level, levels = 0.0, []
+    for dt, x in zip(dts.tolist(), xs.tolist(), strict=True):
+        rest = -b * x / a
+        level = rest + (level - rest) * math.exp(a * dt)
+        levels.append(level)
+    return levels
+
+
+def _uneven_clock_by_sums(a, b, dts, xs):
+    time = dts.cumsum(0)
+    decay = torch.exp(a * (time[:, None] - time[None, :])).tril()
+    return decay @ (torch.expm1(a * dts) / a * b * xs)
+
+
+def _clocks(draw: Draw):
+    dts, xs = draw.uniform(7, low=0.05, high=1.5), draw.uniform(7, low=-2, high=2)
+    return [
+        (-0.7, 1.5, dts, xs),
+        (draw.number(-2, -0.3), draw.number(0.5, 2), strided(dts.flip(0)), strided(xs)),
         (-2.0, -1.0, torch.tensor([0.4]).double(), torch.tensor([3.0]).double()),
         (0.6, 2.0, torch.tensor([0.3, 1.2]).double(), torch.tensor([1.0, -2.0]).double()),
-        (
-            -1.0,
-            1.0,
-            torch.tensor([math.log(2)] * 3).double(),
-            torch.tensor([4.0, 0.0, 8.0]).double(),
-        ),
-    ],
+        (-1.0, 1.0, torch.tensor([LN2] * 3).double(), torch.tensor([4.0, 0.0, 8.0]).double()),
+    ]
+
+
+UNEVEN = Exercise(
+    title="A clock that ticks unevenly",
+    difficulty=2,
+    hints=(
+        "Exercise 2.1 inside a loop: compute A_bar and B_bar anew for every step.",
+        "Collect the states in a list and return `torch.stack` of it. The input of the step that "
+        "ends at t is x_t, which is `xs[t]` of the same round.",
+    ),
+    specification=_uneven_clock,
+    alternatives=(_uneven_clock_in_numpy, _uneven_clock_by_sums),
+    arguments=("a", "b", "dts", "xs"),
+    cases=_clocks,
     mistakes={
         "this uses x_{t−1}: the hold covers the interval that ends at t, with the input x_t": (
             lambda a, b, dts, xs: _simulate(

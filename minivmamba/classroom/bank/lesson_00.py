@@ -1,6 +1,8 @@
 """The exercises of lesson 00, start here."""
 
-from minivmamba.classroom.checks import Exercise
+import math
+
+from minivmamba.classroom.exercise import Draw, Exercise
 
 # 00.1 — the maps of VMamba-T
 
@@ -14,13 +16,37 @@ def _stages(H, W, grow=lambda side: -(-side // 2)):
     return shapes
 
 
+def _stages_by_division(H, W):
+    H, W = H // 4, W // 4
+    return [(96 << k, math.ceil(H / 2**k), math.ceil(W / 2**k)) for k in range(4)]
+
+
+def _stages_by_recursion(H, W, C=96, stage=1):
+    if stage == 1:
+        H, W = H // 4, W // 4
+    rest = _stages_by_recursion(H + 1 >> 1, W + 1 >> 1, 2 * C, stage + 1) if stage < 4 else []
+    return [[C, H, W], *rest]
+
+
+def _sizes(draw: Draw):
+    fixed = [(224, 224), (64, 96), (100, 36), (225, 130), (32, 32)]
+    one_side_odd = [(40, 56), (100, 64), (64, 100)]  # at some stage, the other side not
+    drawn = [(draw.integer(32, 600), draw.integer(32, 600)) for _ in range(6)]
+    return fixed + one_side_odd + drawn
+
+
 SHAPES = Exercise(
+    title="The maps of any image",
+    difficulty=1,
+    hints=(
+        "Start from (96, H // 4, W // 4) and repeat one step three times.",
+        "Half of an odd map with one row of zeros added is (H + 1) // 2. For 225 × 130 pixels the "
+        "second map is (192, 28, 16).",
+    ),
     specification=_stages,
+    alternatives=(_stages_by_division, _stages_by_recursion),
     arguments=("H", "W"),
-    cases=[
-        *[(224, 224), (64, 96), (100, 36), (225, 130), (32, 32)],
-        *[(40, 56), (100, 64), (64, 100)],  # one side odd at some stage, the other not
-    ],
+    cases=_sizes,
     mistakes={
         "an odd map grows by a row or column of zeros before it is halved, so halves are rounded "
         "up": lambda H, W: _stages(H, W, grow=lambda side: side // 2),
@@ -96,16 +122,49 @@ def _snake(route, row, column, H, W):
     return order if route < 2 else H * W - 1 - order
 
 
-POSITION = Exercise(
-    specification=_position,
-    arguments=("route", "row", "column", "H", "W"),
-    cases=[
+def _position_by_listing(route, row, column, H, W):
+    cells = [(r, c) for r in range(H) for c in range(W)]
+    if route in (1, 3):
+        cells.sort(key=lambda cell: cell[::-1])
+    if route >= 2:
+        cells.reverse()
+    return cells.index((row, column))
+
+
+def _position_from_the_end(route, row, column, H, W):
+    if route >= 2:  # the same line from the other corner
+        row, column, route = H - 1 - row, W - 1 - column, route - 2
+    return (row * W + column, column * H + row)[route]
+
+
+def _pixels(draw: Draw):
+    corners = [
         (route, row, column, H, W)
         for H, W in [(3, 5), (4, 2), (1, 7), (6, 1)]
         for route in range(4)
         for row, column in [(0, 0), (H - 1, W - 1), (H // 2, W // 3)]
     ]
-    + [(route, row, column, 4, 5) for route in range(4) for row, column in [(2, 1), (1, 3)]],
+    inside = [(route, row, column, 4, 5) for route in range(4) for row, column in [(2, 1), (1, 3)]]
+    H, W = draw.integer(7, 12), draw.integer(13, 20)
+    drawn = [
+        (route, draw.integer(1, H - 2), draw.integer(1, W - 2), H, W)
+        for route in range(4)
+        for _ in range(2)
+    ]
+    return corners + inside + drawn
+
+
+POSITION = Exercise(
+    title="Where is the route now?",
+    difficulty=2,
+    hints=(
+        "Route 0 has passed `row` whole rows of W pixels, and then `column` pixels of this one.",
+        "Routes 2 and 3 are 0 and 1 backwards: what came first (0) comes last (H · W − 1).",
+    ),
+    specification=_position,
+    alternatives=(_position_by_listing, _position_from_the_end),
+    arguments=("route", "row", "column", "H", "W"),
+    cases=_pixels,
     mistakes={
         "rows and columns are exchanged: routes 0 and 2 go along the rows": _strides_exchanged,
         "positions are counted from 0": _counted_from_one,
