@@ -12,18 +12,60 @@ from minivmamba.figures.discretization import (
     rules,
     weights,
 )
+from minivmamba.figures.memory import (
+    half_life_map,
+    legendre_shapes,
+    recall,
+    redrawn,
+    same_span,
+    wanted_memories,
+    whole_past,
+)
 from minivmamba.figures.overview import routes, seen, stages, what_we_build
+from minivmamba.figures.systems import (
+    pasts,
+    place,
+    poles,
+    real_fit,
+    strip,
+    swing,
+    weighed,
+)
+from minivmamba.figures.two_views import (
+    kernel_of_two,
+    leak,
+    mixing_matrices,
+    work_counted,
+)
 
 __all__ = [
     "factor",
     "gate",
+    "half_life_map",
     "hold",
+    "kernel_of_two",
+    "leak",
+    "legendre_shapes",
+    "mixing_matrices",
     "not_held",
+    "pasts",
+    "place",
+    "poles",
+    "real_fit",
+    "recall",
+    "redrawn",
     "remember",
     "routes",
     "rules",
+    "same_span",
     "seen",
     "stages",
+    "strip",
+    "swing",
+    "wanted_memories",
+    "weighed",
     "weights",
     "what_we_build",
+    "whole_past",
+    "work_counted",
 ]

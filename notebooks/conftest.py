@@ -20,6 +20,8 @@ from PIL import Image
 
 from minivmamba.classroom.pictures import same_picture
 
+collect_ignore = ["student"]  # has no outputs to compare; tests/test_editions.py runs it
+
 CELL_TIMEOUT = 120.0  # seconds; nbval's own 2000 would let a hanging cell eat the whole test run
 
 # Across machines the last digits differ (order of sums, BLAS, libm): 1e-4 is what four printed

@@ -20,6 +20,7 @@ from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+STUDENT = NOTEBOOKS / "student"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 CHROMIUM_FLAGS = [
@@ -219,7 +220,7 @@ def assert_ran(page, path):
 
 
 def test_make_lab_opens_the_first_lesson_and_it_runs(lab, page):
-    lesson = NOTEBOOKS / "00_start_here.ipynb"
+    lesson = STUDENT / "00_start_here.ipynb"
     open_lab(page, lab)
     expect(page.locator(".jp-Notebook h1").first).to_contain_text("00 · Start here")
     run_all(page)
@@ -239,3 +240,27 @@ def test_slider_redraws_the_figure(lab, page):
     expect(readout).not_to_have_text(value)
     page.wait_for_function(OTHER_PICTURE, arg=picture)
     expect(page.locator(ERRORS)).to_have_count(0)
+
+
+WRONG_STEP = "def zoh_step(a, b, dt):\n    return math.exp(a * dt), dt * b\n\n\n"
+RIGHT_STEP = (
+    "def zoh_step(a, b, dt):\n    return math.exp(a * dt), math.expm1(a * dt) / a * b\n\n\n"
+)
+
+
+def test_a_reader_answers_an_exercise(lab, page):
+    """First with the mistake of the lesson, then right; the checkout stays as it was."""
+    open_lesson(page, lab, STUDENT / "02_discretization.ipynb")
+    imports = page.locator(".jp-CodeCell", has_text="from minivmamba.classroom import").first
+    answer = page.locator(".jp-CodeCell", has_text='check("02.1", zoh_step)').first
+    for cell, source in ((imports, None), (answer, WRONG_STEP), (answer, RIGHT_STEP)):
+        cell.locator(".cm-content").click()
+        if source:
+            page.keyboard.press("ControlOrMeta+a")
+            page.keyboard.insert_text(source + 'check("02.1", zoh_step)')
+        page.keyboard.press("Shift+Enter")
+        if source:
+            verdict = "wrong — this B̄ is Δ·b" if source == WRONG_STEP else "right"
+            expect(answer.locator(".jp-OutputArea-output")).to_contain_text(
+                f"Exercise 02.1: {verdict}"
+            )

@@ -135,7 +135,8 @@ def store(notebook: Any, path: Path) -> None:
     try:
         text = nbformat.writes(notebook).rstrip("\n") + "\n"
         draft.write_text(text, encoding="utf-8", newline="\n")
-        shutil.copymode(path, draft)
+        if path.exists():
+            shutil.copymode(path, draft)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -135,13 +135,15 @@ def _frozen(value):
 def _flat(value) -> list[Tensor]:
     """The tensors of a nesting in order.
 
-    Several numbers become one vector: a pair, a list and a tensor of two entries are one answer.
+    Parts of one shape become one tensor: a pair of numbers and a vector of two entries, a list of
+    rows and a matrix, are one answer.
     """
     if isinstance(value, Tensor):
         return [value]
     parts = value.values() if isinstance(value, Observed) else value
     flat = [part for item in parts for part in _flat(item)]
-    return [torch.stack(flat)] if flat and all(part.ndim == 0 for part in flat) else flat
+    alike = len({part.shape for part in flat}) == 1 and (len(flat) > 1 or flat[0].ndim == 0)
+    return [torch.stack(flat)] if alike else flat
 
 
 def _same(left, right, case: tuple) -> bool:

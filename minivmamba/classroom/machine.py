@@ -46,7 +46,11 @@ def _triton() -> str:
         )
     import triton
 
-    how = "on the GPU" if torch.cuda.is_available() else "in its interpreter, and compiled to look"
+    how = (
+        "on the GPU"
+        if torch.cuda.is_available()
+        else "in its interpreter, and compile them to read the machine code"
+    )
     return f"Triton {triton.__version__}: installed; lesson 08 will run its kernels {how}."
 
 

@@ -40,8 +40,8 @@ SHAPES = Exercise(
     difficulty=1,
     hints=(
         "Start from (96, H // 4, W // 4) and repeat one step three times.",
-        "Half of an odd map with one row of zeros added is (H + 1) // 2. For 225 × 130 pixels the "
-        "second map is (192, 28, 16).",
+        "Half of an odd map with one row of zeros added is (H + 1) // 2. For 230 × 130 pixels the "
+        "second map is (192, 29, 16).",
     ),
     specification=_stages,
     alternatives=(_stages_by_division, _stages_by_recursion),
@@ -108,6 +108,14 @@ def _mirrored_lines(route, row, column, H, W):
     if route == 3:
         return _position(1, H - 1 - row, column, H, W)
     return _mirrored_rows(route, row, column, H, W)
+
+
+def _last_line_first(route, row, column, H, W):
+    if route < 2:
+        return _position(route, row, column, H, W)
+    if route == 2:
+        return _position(0, H - 1 - row, column, H, W)
+    return _position(1, row, W - 1 - column, H, W)
 
 
 def _other_order(route, row, column, H, W):
@@ -178,6 +186,9 @@ POSITION = Exercise(
         "routes 2 and 3 reverse the whole sequence, from the bottom-right pixel, not each row": (
             _mirrored_rows,
             _mirrored_lines,
+        ),
+        "reversed means both: the last row (or column) first, and in it the last pixel first": (
+            _last_line_first
         ),
         "route 1 goes along the columns and route 2 is route 0 reversed": _other_order,
         "every row is run in the same direction, and so is every column: a route jumps to the "

@@ -41,8 +41,8 @@ STEP = Exercise(
     title="One exact step",
     difficulty=1,
     hints=(
-        "Both results are underlined in section 3. Mind what the exponent is: the decay over one "
-        "step, not over one unit of time.",
+        "Both results stand above the braces in section 3. Mind what the exponent is: the decay "
+        "over one step, not over one unit of time.",
         "With a = −1, b = 1, dt = ln 2 both must be ½. With b = 3 only the second one changes.",
     ),
     specification=_zoh_step,
@@ -283,7 +283,8 @@ ENTRIES = torch.tensor([0.0, -1e-3, 2e-3, -0.05, -0.5, -1.0, -16.0, 0.3], dtype=
 def _b_bar_by_quadrature(a, b, dt):
     """16 Gauss points on [0, 1]: no special case at 0 at all."""
     points, weights = np.polynomial.legendre.leggauss(16)
-    z, total = dt * a, 0
+    z = dt * a
+    total = torch.zeros_like(z)
     for point, weight in zip(points, weights, strict=True):
         total = total + weight / 2 * torch.exp(z * (1 + point) / 2)
     return dt * b * total
@@ -315,8 +316,9 @@ NEAR_ZERO = Exercise(
     title="Exact B̄ near a = 0",
     difficulty=4,
     hints=(
-        "Near 0 use the series of φ: 1 + z/2 + z²/6 is enough for |z| < 0.0001. How many terms "
-        "would you need for |z| < 0.01? Elsewhere use `torch.expm1(z) / z`.",
+        "Near 0 use the series of φ: 1 + z/2 + z²/6 is enough for |z| < 0.0001. With one term more "
+        "it holds for |z| < 0.01, which the gradient in float32 would thank you for. Elsewhere use "
+        "`torch.expm1(z) / z`.",
         "`torch.where` computes both branches, also where it does not choose them, and 0/0 in a "
         "branch not chosen still makes the gradient NaN. So change the *argument* of the quotient "
         "first, to anything harmless such as 1, and choose afterwards.",
@@ -400,6 +402,10 @@ BIAS = Exercise(
         "right on paper, but 1 − exp(−Δ) loses digits for small Δ in float32: expm1 keeps them": (
             lambda dt: dt + torch.log(1 - torch.exp(-dt)),
             lambda dt: dt + torch.log1p(-torch.exp(-dt)),
+        ),
+        "the sign in the exponent and the sign in front belong together: −expm1(−Δ), or expm1(Δ)": (
+            lambda dt: torch.log(torch.expm1(-dt)),
+            lambda dt: dt + torch.log(torch.expm1(-dt)),
         ),
         "this is softplus itself; wanted is the number that softplus turns into Δ": (
             torch.nn.functional.softplus
