@@ -11,6 +11,7 @@ import importlib
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -67,18 +68,26 @@ def _examine(number: str, answer: Callable, seed: int) -> tuple[str, str]:
         return WRONG, "there is no exercise of that number"
     if not callable(answer):
         return WRONG, f"expected your function, got {type(answer).__name__}"
-    return _judge(exercise, answer, exercise.cases(Draw(seed)))
+    try:
+        return _judge(exercise, answer, exercise.cases(Draw(seed)))
+    except Exception as error:  # what the answer returned cannot even be compared
+        return WRONG, f"your result could not be compared: {type(error).__name__}: {error}"
 
 
 def _judge(exercise: Exercise, answer: Callable, cases) -> tuple[str, str]:
     """RIGHT if every case agrees, else WRONG with the best sentence there is."""
+    # Before the answer runs, which may change what the specification relies on.
+    expected = [_observe(exercise, exercise.specification, case) for case in cases]
+    spoiled: set[str] = set()
     observed = []
     for case in cases:
-        observed.append(_observe(exercise, answer, case))
-        if _is_stub(observed[-1]):
+        observed.append(_observe(exercise, answer, case, spoiled))
+        if _is_stub(observed[0]):
             return NOT_ATTEMPTED, ""
-    expected = [_observe(exercise, exercise.specification, case) for case in cases]
     differs = [i for i, case in enumerate(cases) if not _same(observed[i], expected[i], case)]
+    if not differs and spoiled:
+        names = " and ".join(sorted(spoiled))
+        return WRONG, f"the values are right, but your function overwrites its argument {names}"
     if not differs:
         return RIGHT, ""
     for sentence in exercise.mistakes:
@@ -92,6 +101,8 @@ def _judge(exercise: Exercise, answer: Callable, cases) -> tuple[str, str]:
     if sentence := exercise.diagnose(observed, expected):
         return WRONG, sentence
     first = differs[0]
+    if _single_for_double(observed[first], expected[first], cases[first]):
+        return WRONG, SINGLE
     return WRONG, _difference(_given(exercise, cases[first]), observed[first], expected[first])
 
 
@@ -102,15 +113,21 @@ def _is_stub(result) -> bool:
     return isinstance(result.error, NotImplementedError) and not result.error.args
 
 
-def _observe(exercise: Exercise, function: Callable, case: tuple):
+def _observe(exercise: Exercise, function: Callable, case: tuple, spoiled: set | None = None):
+    """What a function makes of a case; the names of arguments it writes into go into `spoiled`."""
     # A copy of the arguments for each call, and of what it returns: a function that writes into
     # its arguments, or returns one buffer again and again, must not spoil the other calls.
+    given = copy.deepcopy(case)
     try:
-        return _frozen(exercise.observe(function, copy.deepcopy(case)))
+        result = _frozen(exercise.observe(function, given))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # an exit() in the answer must not end the reader's kernel
         return Failed(error)
+    for name, before, after in zip(exercise.arguments, case, given, strict=True):
+        if spoiled is not None and isinstance(before, Tensor) and not torch.equal(before, after):
+            spoiled.add(name)
+    return result
 
 
 def _frozen(value):
@@ -127,9 +144,11 @@ def _frozen(value):
         # A Python number has double precision, which torch would cut to single.
         dtypes = {int: torch.float64, float: torch.float64, complex: torch.complex128}
         dtype = dtypes.get(type(value), torch.float64 if isinstance(value, int | float) else None)
-        return torch.as_tensor(value, dtype=dtype).detach().cpu().clone()
+        return torch.as_tensor(value, dtype=dtype).detach().cpu().to_dense().clone()
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"expected numbers or tensors, got {type(value).__name__}") from None
+        listed = "; put list(…) around it" if hasattr(value, "__next__") else ""
+        kind = type(value).__name__
+        raise TypeError(f"expected numbers or tensors, got {kind}{listed}") from None
 
 
 def _flat(value) -> list[Tensor]:
@@ -149,8 +168,8 @@ def _flat(value) -> list[Tensor]:
 def _same(left, right, case: tuple) -> bool:
     """Equal shapes, and values equal to about half the digits there can be.
 
-    Single precision is enough for an answer, unless double precision was put in. Two failures
-    are the same if they are of one kind.
+    Single precision is enough for an answer, unless a tensor of double precision was put in. An
+    answer and a known mistake that both fail are the same if they fail with one kind of error.
     """
     if isinstance(left, Failed) or isinstance(right, Failed):
         both = isinstance(left, Failed) and isinstance(right, Failed)
@@ -158,20 +177,38 @@ def _same(left, right, case: tuple) -> bool:
     left, right = _flat(left), _flat(right)
     if [part.shape for part in left] != [part.shape for part in right]:
         return False
-    double = any(isinstance(v, Tensor) and v.dtype in _DOUBLE for v in case)
+    double = _holds_double(case)
     return all(_close(a, b, double) for a, b in zip(left, right, strict=True))
 
 
-_SINGLE, _DOUBLE = (torch.float32, torch.complex64), (torch.float64, torch.complex128)
+def _holds_double(case: tuple) -> bool:
+    wide = (torch.float64, torch.complex128)
+    return any(isinstance(value, Tensor) and value.dtype in wide for value in case)
 
 
 def _close(a: Tensor, b: Tensor, double: bool) -> bool:
     if a.is_complex() != b.is_complex():
         return False
-    single = not double and (a.dtype in _SINGLE or b.dtype in _SINGLE)
-    rtol, atol = (1e-5, 1e-7) if single else (1e-7, 1e-10)
+    # 5e-8 is seven digits, and just below the rounding of single precision, 6e-8.
+    rtol, atol = (5e-8, 1e-10) if double else (1e-5, 1e-7)
     wide = torch.complex128 if a.is_complex() else torch.float64
     return torch.allclose(a.to(wide), b.to(wide), rtol=rtol, atol=atol, equal_nan=True)
+
+
+SINGLE = (
+    "right to about six digits, but double precision came in and single goes out: torch.zeros, "
+    "torch.tensor and .float() make float32 unless you give them a dtype, such as that of the input"
+)
+
+
+def _single_for_double(observed, expected, case: tuple) -> bool:
+    """Whether an answer differs from what is expected by the rounding of single precision only."""
+    if isinstance(observed, Failed) or not _holds_double(case):
+        return False
+    left, right = _flat(observed), _flat(expected)
+    rounded = any(a.dtype in (torch.float32, torch.complex64) for a in left)
+    alike = [a.shape for a in left] == [b.shape for b in right]
+    return rounded and alike and all(map(partial(_close, double=False), left, right))
 
 
 def _given(exercise: Exercise, case: tuple) -> str:

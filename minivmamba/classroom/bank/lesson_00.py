@@ -29,7 +29,7 @@ def _stages_by_recursion(H, W, C=96, stage=1):
 
 
 def _sizes(draw: Draw):
-    fixed = [(224, 224), (64, 96), (100, 36), (225, 130), (32, 32)]
+    fixed = [(224, 224), (64, 96), (100, 36), (225, 130), (32, 32), (35, 47), (1025, 62)]
     one_side_odd = [(40, 56), (100, 64), (64, 100)]  # at some stage, the other side not
     drawn = [(draw.integer(32, 600), draw.integer(32, 600)) for _ in range(6)]
     return fixed + one_side_odd + drawn
@@ -159,7 +159,8 @@ def _pixels(draw: Draw):
         for route in range(4)
         for _ in range(2)
     ]
-    return corners + inside + drawn
+    real_map = [(route, 40, 17, 56, 56) for route in range(4)]
+    return corners + inside + drawn + real_map
 
 
 POSITION = Exercise(

@@ -23,7 +23,7 @@ def _zoh_step(a, b, dt):
 def _zoh_by_quadrature(a, b, dt, parts=20000):
     width = dt / parts
     left = [math.exp(a * (dt - (k + 0.5) * width)) for k in range(parts)]
-    return torch.tensor(a * dt).double().exp(), b * width * sum(left)
+    return math.e ** (a * dt), b * width * sum(left)
 
 
 def _zoh_by_matrix(a, b, dt):
@@ -34,7 +34,9 @@ def _zoh_by_matrix(a, b, dt):
 def _scalar_systems(draw: Draw):
     fixed = [(-1.0, 1.0, LN2), (-0.5, 3.0, 0.8), (-4.0, -2.0, 0.3), (0.7, 1.5, 1.1)]
     drawn = [(draw.number(-3, -0.1), draw.number(-2, 2), draw.number(0.05, 1.5)) for _ in range(4)]
-    return fixed + drawn
+    small = [(-9e-4, 1.0, 100.0), (-9e-7, 2.0, 1e5), (-9e-3, 2.0, 1.0)]  # a near 0, exactly
+    far = [(-16.0, 1.0, 1.0), (-0.7, 0.0, 0.5), (-1.0, 1.0, 20.0)]
+    return fixed + drawn + small + far
 
 
 STEP = Exercise(
@@ -91,7 +93,7 @@ def _rule(rule):
     def named(a, b, dt):
         return rule(float(a), float(b), float(dt))
 
-    named.__name__ = rule.__name__
+    named.__name__ = named.__qualname__ = rule.__name__
     return named
 
 
@@ -151,7 +153,23 @@ def _systems_and_rules(draw: Draw):
     systems = [(-1.0, 1.0, LN2), (-3.0, -0.5, 0.4), (0.2, 2.0, 1.0)]
     systems.append((draw.number(-2, -0.2), draw.number(0.5, 2), draw.number(0.1, 0.9)))
     rules = [_rule(rule) for rule in (zoh, mamba_rule, euler, bilinear)]
-    return [(rule, *system) for rule in rules for system in systems]
+    of_the_lesson = [(rule, *system) for rule in rules for system in systems]
+    return [
+        *of_the_lesson,
+        (_rule(euler), -3.0, 1.0, 1.0),  # Ā of a half-step is negative
+        (_rule(zoh), 0.0, 1.0, 1.0),
+        (_rule(_backward_euler), -1.0, 2.0, 0.5),  # Python numbers, as in exercise 2.1
+        (_rule(_whole_decay), -1.0, 2.0, 0.5),
+    ]
+
+
+def _backward_euler(a, b, dt):
+    return 1 / (1 - a * dt), dt * b / (1 - a * dt)
+
+
+def _whole_decay(a, b, dt):
+    """No good rule, but a rule: it decays by e^a however short the step."""
+    return [math.exp(a), dt * b]
 
 
 HALF_STEPS = Exercise(
@@ -261,28 +279,36 @@ def _quotient_with_exp(a, b, dt):
 
 
 NAN_GRADIENT = (
-    "the values are right, but the gradient at a = 0 is NaN: torch.where computes both branches, "
-    "and the 0/0 of the one not chosen reaches the gradient; make its argument safe first"
+    "the values are right, but the gradient at a = 0 is NaN: the 0/0 was computed and replaced "
+    "afterwards (where computes both branches), and still reaches the gradient; make its argument "
+    "safe first"
 )
+CUT = "the values are right, but the way from a to the result is cut, so there is no gradient"
 
 
-def _nan_gradient(observed, expected):
-    """NAN_GRADIENT if every value is about right and some gradient is NaN."""
+def _spoiled_gradient(observed, expected):
+    """If every value is about right: NAN_GRADIENT if a gradient is NaN, CUT if there is none."""
     for ours, theirs in zip(expected, observed, strict=True):
         right, value = ours["value"].double(), theirs["value"].double()
         if value.shape != right.shape or not torch.allclose(value, right, rtol=1e-4):
             return ""
     gradients = [case["gradient"] for case in observed if "gradient" in case]
-    return NAN_GRADIENT if any(bool(g.isnan().any()) for g in gradients) else ""
+    if any(bool(g.isnan().any()) for g in gradients):
+        return NAN_GRADIENT
+    return "" if any(bool(g.any()) for g in gradients) else CUT
 
 
 ONE = torch.tensor(1.0, dtype=torch.float64)
 ENTRIES = torch.tensor([0.0, -1e-3, 2e-3, -0.05, -0.5, -1.0, -16.0, 0.3], dtype=torch.float64)
 
 
+def _double(*entries):
+    return torch.tensor(entries, dtype=torch.float64)
+
+
 def _b_bar_by_quadrature(a, b, dt):
-    """16 Gauss points on [0, 1]: no special case at 0 at all."""
-    points, weights = np.polynomial.legendre.leggauss(16)
+    """Gauss points on [0, 1]: no special case at 0 at all."""
+    points, weights = np.polynomial.legendre.leggauss(40)
     z = dt * a
     total = torch.zeros_like(z)
     for point, weight in zip(points, weights, strict=True):
@@ -292,9 +318,10 @@ def _b_bar_by_quadrature(a, b, dt):
 
 def _b_bar_by_sinh(a, b, dt):
     z = dt * a / 2
-    tiny = z == 0
+    tiny = z.abs() < 1e-2
     safe = z.masked_fill(tiny, 1.0)
-    return dt * b * torch.exp(z) * (torch.sinh(safe) / safe).masked_fill(tiny, 1.0)
+    near = 1 + z**2 / 6 * (1 + z**2 / 20)
+    return dt * b * torch.exp(z) * torch.where(tiny, near, torch.sinh(safe) / safe)
 
 
 def _entries(draw: Draw):
@@ -305,8 +332,21 @@ def _entries(draw: Draw):
         (ENTRIES, ONE, ONE),
         (drawn, b, dt),
         (strided(drawn), b, dt),
+        (drawn.T.contiguous().T, b, dt),
+        (_double(0, -1e-3, -1), _double(1, 2, -1), _double(0.1, 0.7).view(2, 1)),  # b, dt wider
+        (
+            _double(1.3e-5, -2e-5, 3.7e-5, -9e-7, 9.9e-4, -1.9e-2, -4.9e-2, 0.099, -0.49, 0.99),
+            ONE,
+            ONE,
+        ),
+        (
+            _double(8e-5, -9e-4, 9e-3, 0, -1),
+            ONE,
+            _double(20),
+        ),  # near 0 is a question to z, not to a
+        (_double(-40, 3), ONE, ONE),
         (torch.zeros(1).double(), torch.ones(1).double(), torch.ones(1).double() / 2),
-        (torch.tensor([0, 1e-12, -1e-8, 3e-6, -9e-6, 8e-5]).double(), ONE, ONE),
+        (_double(0, 1e-12, -1e-8, 3e-6, -9e-6, 8e-5, 2e-10, -3.3e-9), ONE, ONE),
         (-torch.logspace(-4, 0, 13, dtype=torch.float32), ONE.float(), ONE.float()),
         (torch.tensor([1e-9, -1e-8, 1e-7, 0.0], dtype=torch.float32), ONE.float(), ONE.float()),
     ]
@@ -317,8 +357,8 @@ NEAR_ZERO = Exercise(
     difficulty=4,
     hints=(
         "Near 0 use the series of φ: 1 + z/2 + z²/6 is enough for |z| < 0.0001. With one term more "
-        "it holds for |z| < 0.01, which the gradient in float32 would thank you for. Elsewhere use "
-        "`torch.expm1(z) / z`.",
+        "it holds for |z| < 0.005, which the gradient in float32 would thank you for. Elsewhere "
+        "use `torch.expm1(z) / z`.",
         "`torch.where` computes both branches, also where it does not choose them, and 0/0 in a "
         "branch not chosen still makes the gradient NaN. So change the *argument* of the quotient "
         "first, to anything harmless such as 1, and choose afterwards.",
@@ -328,7 +368,7 @@ NEAR_ZERO = Exercise(
     arguments=("a", "b", "dt"),
     cases=_entries,
     observe=_value_and_gradient,
-    diagnose=_nan_gradient,
+    diagnose=_spoiled_gradient,
     mistakes={
         "this is Euler's ΔB, not the exact integral": (
             lambda a, b, dt: dt * b + 0 * a,
@@ -352,8 +392,10 @@ NEAR_ZERO = Exercise(
         "the values are right, but next to 0 the gradient of the quotient loses all its digits: it "
         "is the difference of two huge numbers; use the series in a neighbourhood of 0, not at 0 "
         "only": _series_at_zero_only,
-        "the values are right, but a constant has no slope: the gradient near 0 is ½·Δ²·b, so "
-        "the series needs its term z/2": tuple(_constant(near) for near in (0, 1e-8, 1e-6, 1e-4)),
+        "the values are right, but what is held constant near 0 has no slope: the gradient there "
+        "is ½·Δ²·b, so the series needs its term z/2": tuple(
+            _constant(near) for near in (0, 1e-8, 1e-6, 1e-4)
+        ),
     },
 )
 
@@ -381,7 +423,17 @@ def _steps(draw: Draw):
         (torch.tensor([[0.001, 0.1], [3.0, 10.0]], dtype=torch.float64),),
         (torch.tensor(LN2, dtype=torch.float64),),
         (strided(10 ** draw.uniform(2, 3, low=-5, high=0.5)),),
+        (torch.tensor([1e-12, 1e-10], dtype=torch.float64),),
+        (torch.tensor([12.0, 25.0], dtype=torch.float64),),
+        (torch.tensor([0.68, 0.7, 0.71], dtype=torch.float64),),
     ]
+
+
+def _bias_and_step(function, case):
+    """The bias, and the step that softplus makes of it: for a small step it asks for more."""
+    bias = function(*case)
+    wide = torch.as_tensor(bias, dtype=torch.float64).detach().to_dense()
+    return Observed(bias=bias, step=torch.nn.functional.softplus(wide))
 
 
 BIAS = Exercise(
@@ -395,6 +447,7 @@ BIAS = Exercise(
     alternatives=(lambda dt: torch.log(torch.expm1(dt)), _bias_by_bisection),
     arguments=("dt",),
     cases=_steps,
+    observe=_bias_and_step,
     mistakes={
         "right on paper, but exp(Δ) − 1 loses digits for small Δ in float32: expm1 keeps them": (
             lambda dt: torch.log(torch.exp(dt) - 1)
@@ -402,6 +455,8 @@ BIAS = Exercise(
         "right on paper, but 1 − exp(−Δ) loses digits for small Δ in float32: expm1 keeps them": (
             lambda dt: dt + torch.log(1 - torch.exp(-dt)),
             lambda dt: dt + torch.log1p(-torch.exp(-dt)),
+            lambda dt: dt + torch.log(1 - 1 / torch.exp(dt)),
+            lambda dt: dt.numpy() + np.log(1 - np.exp(-dt.numpy())),
         ),
         "the sign in the exponent and the sign in front belong together: −expm1(−Δ), or expm1(Δ)": (
             lambda dt: torch.log(torch.expm1(-dt)),
@@ -411,9 +466,8 @@ BIAS = Exercise(
             torch.nn.functional.softplus
         ),
         "log Δ is the inverse of exp, not of softplus: close for small Δ only": torch.log,
-        "the Δ in front is missing: x = Δ + log(1 − e^{−Δ})": (
-            lambda dt: torch.log(-torch.expm1(-dt))
-        ),
+        "the Δ in front is missing or has the wrong sign: x = Δ + log(1 − e^{−Δ}), or log(e^Δ − 1) "
+        "alone": (lambda dt: torch.log(-torch.expm1(-dt))),
         "this returns Δ unchanged": lambda dt: dt,
     },
 )
@@ -463,7 +517,16 @@ def _clocks(draw: Draw):
         (-2.0, -1.0, torch.tensor([0.4]).double(), torch.tensor([3.0]).double()),
         (0.6, 2.0, torch.tensor([0.3, 1.2]).double(), torch.tensor([1.0, -2.0]).double()),
         (-1.0, 1.0, torch.tensor([LN2] * 3).double(), torch.tensor([4.0, 0.0, 8.0]).double()),
+        (-1.0, 1.5, torch.tensor([0.5, 1.0, 0.25]), torch.tensor([4.0, 0.0, 8.0])),  # single
+        (-9e-4, 1.0, _double(100, 50), _double(1, 2)),
+        (-0.1, 1.0, _double(5, 3), _double(1, -2)),
+        (-2.0, 1.0, draw.uniform(1200, low=0.5, high=1.5), draw.uniform(1200)),
     ]
+
+
+def _two_cumulative_sums(a, b, dts, xs):
+    decay = torch.exp(a * dts).cumprod(0)
+    return decay * (_gain(a, b, dts) * xs / decay).cumsum(0)
 
 
 UNEVEN = Exercise(
@@ -489,6 +552,8 @@ UNEVEN = Exercise(
                 lambda h, _, x, dt: torch.exp(a * dt) * h + dt * b * x, dts, xs
             )
         ),
+        "right on paper, but the product of all decays reaches 0 on a long clock, and dividing by "
+        "it gives NaN: step through the sequence": _two_cumulative_sums,
         "every interval has its own Δ: this uses the first one throughout": (
             lambda a, b, dts, xs: _uneven_clock(a, b, dts[0].expand_as(dts), xs)
         ),
