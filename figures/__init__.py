@@ -13,6 +13,7 @@ from minivmamba.figures.discretization import (
     weights,
 )
 from minivmamba.figures.memory import (
+    best_line,
     half_life_map,
     legendre_shapes,
     recall,
@@ -39,6 +40,7 @@ from minivmamba.figures.two_views import (
 )
 
 __all__ = [
+    "best_line",
     "factor",
     "gate",
     "half_life_map",

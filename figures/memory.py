@@ -188,7 +188,7 @@ def same_span() -> Figure:
     left.set(
         xlabel="age (in units of 1/Δ pixels)",
         ylabel="weight",
-        title="four rows of HiPPO",
+        title="four kernels of HiPPO",
         xlim=(0, 4),
     )
     left.legend(loc="upper right", fontsize=9)
@@ -223,20 +223,17 @@ def half_life_map(dt_min: float = 1e-3, dt_max: float = 1e-1) -> Figure:
     left.set(xlabel="step Δ", ylabel="half-life (pixels)", xlim=(dt_min, dt_max), ylim=(0.3, 2e5))
     left.legend(loc="upper left", ncols=3, fontsize=9, columnspacing=1)
 
-    octaves = dt_max / 2.0 ** np.arange(8)
-    edges = np.maximum(octaves, dt_min)
-    log_uniform = np.log(edges[:-1] / edges[1:]) / np.log(dt_max / dt_min)
-    uniform = (edges[:-1] - edges[1:]) / (dt_max - dt_min)
+    edges = np.minimum(dt_min * 2.0 ** np.arange(8), dt_max)  # the last range is cut at dt_max
+    log_uniform = np.log(edges[1:] / edges[:-1]) / np.log(dt_max / dt_min)
+    uniform = (edges[1:] - edges[:-1]) / (dt_max - dt_min)
     place = np.arange(len(log_uniform))
     right.bar(place - 0.2, 100 * log_uniform, 0.4, color=BLUE, label="Δ log-uniform (the code)")
     right.bar(
         place + 0.2, 100 * uniform, 0.4, color=ORANGE, hatch="//", edgecolor="white",
         label="Δ uniform",
     )  # fmt: skip
-    names = [f"{edge:.3f}" for edge in edges[1:]]
-    right.set_xticks(place, names, fontsize=9, rotation=45)
-    right.set(xlabel="Δ from here up to twice as much", ylabel="channels (%)")
-    right.invert_xaxis()
+    right.set_xticks(place, [f"{edge:.3f}" for edge in edges[:-1]], fontsize=9)
+    right.set(xlabel="step Δ from here to twice as much", ylabel="channels (%)")
     right.legend(loc="upper left", fontsize=9)
     return figure
 
@@ -314,4 +311,23 @@ def wanted_memories() -> Figure:
         ylim=(0, 1.05),
     )
     figure.legend(loc="outside upper center", ncols=5, fontsize=9, columnspacing=1)
+    return figure
+
+
+@styled
+def best_line() -> Figure:
+    """The samples 4, 0, 8, each held over a third of the past, and the best line through them."""
+    figure, axes = new(height=2.6)
+    axes.stairs([4, 0, 8], np.arange(4) / 3, baseline=None, color=GREY, linewidth=2, label="past")
+    ends = np.array([0.0, 1.0])
+    line = 4 + 8 / 3 * (2 * ends - 1)
+    axes.plot(ends, line, color=BLUE, label="c$_0$φ$_0$ + c$_1$φ$_1$, the best line")
+    axes.axhline(4, color=ORANGE, linestyle="--", label="c$_0$φ$_0$, the mean")
+    for r, level in zip(ends, line, strict=True):
+        axes.annotate(
+            f"{level:.2f}", (r, level), (5 - 33 * r, 8), textcoords="offset points", fontsize=9
+        )
+    axes.set(xlabel="share r of the past: 0 the first sample, 1 now", ylabel="value", xlim=(0, 1))
+    axes.set_ylim(-0.5, 11)
+    axes.legend(loc="upper left", ncols=3, fontsize=9)
     return figure

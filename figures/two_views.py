@@ -27,20 +27,20 @@ def kernel_of_two(L: int = 9) -> Figure:
     return figure
 
 
-def leaking_example(L: int = 16, M: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """A slowly fading kernel of M samples and an input of L samples."""
+def leaking_example(L: int = 16, J: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """A slowly fading kernel of J samples and an input of L samples."""
     x = np.random.default_rng(3).uniform(0.5, 3, size=L)
-    return 0.4 * 0.85 ** np.arange(M), x
+    return 0.4 * 0.85 ** np.arange(J), x
 
 
 @styled
-def leak(n: int = 22, L: int = 16, M: int = 16) -> Figure:
+def leak(n: int = 22, L: int = 16, J: int = 16) -> Figure:
     """A transform of n points: what does not fit into the circle, and where it lands."""
-    K, x = leaking_example(L, M)
+    K, x = leaking_example(L, J)
     n = int(n)
     whole = np.convolve(K, x)
     circular = np.fft.irfft(np.fft.rfft(K, n) * np.fft.rfft(x, n), n)[:L]
-    wrong = max(0, L + M - 1 - n)
+    wrong = max(0, L + J - 1 - n)
     figure, (above, below) = new(2, height=4.6, sharex=True)
 
     index = np.arange(len(whole))
@@ -63,7 +63,7 @@ def leak(n: int = 22, L: int = 16, M: int = 16) -> Figure:
     title = f"n = {n}: {wrong} of {L} outputs are wrong" if wrong else f"n = {n}: all right"
     below.set(
         xlabel="index, from 0", ylabel="output", title=title, ylim=(0, 1.6 * whole.max()),
-        xlim=(-0.8, L + M - 1.2),
+        xlim=(-0.8, L + J - 1.2),
     )  # fmt: skip
     below.legend(loc="upper right", fontsize=9)
     return figure
@@ -139,7 +139,7 @@ def mixing_matrices(listens: float = 2.0) -> Figure:
         )
         above.set_title(title)
         above.grid(False)
-        below.bar(np.arange(1, L + 1), delta.numpy(), color=ORANGE, hatch="//", edgecolor="white")
+        below.bar(np.arange(1, L + 1), delta.numpy(), color=ORANGE)
         below.set(xlabel="input step s", ylim=(0, 2), xticks=[1, 8, 16, 24])
         above.set_yticks([1, 8, 16, 24])
     for row, label in zip(panels, ("output step t", "step Δ"), strict=True):
@@ -148,6 +148,5 @@ def mixing_matrices(listens: float = 2.0) -> Figure:
             axes.sharey(row[0])
             axes.tick_params(labelleft=False)
     bar = figure.colorbar(image, ax=panels, aspect=35, pad=0.01)
-    bar.set_label("size of the entry", fontsize=9)
-    bar.ax.set_xlabel("M[t, s]", fontsize=9, labelpad=18)
+    bar.set_label("size of the entry M[t, s]; darkest: 0.001 or less", fontsize=9)
     return figure

@@ -1,8 +1,10 @@
 """The checks of the exercises, tested as the exercises are: with right and with wrong answers."""
 
+import dataclasses
 import json
 import math
 import re
+import statistics
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from minivmamba.classroom import check, checks, describe_machine
 from minivmamba.classroom.bank import lesson_00, lesson_02
 from minivmamba.classroom.book import NOTEBOOKS
-from minivmamba.classroom.exercise import exercises_of
+from minivmamba.classroom.exercise import Draw, exercises_of
 
 LESSONS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 EXERCISES = {
@@ -216,8 +218,10 @@ def test_a_function_without_return_or_with_an_error_or_of_another_kind():
 
 def test_a_difference_in_the_last_digits_is_shown():
     """Two equal displays would tell a reader nothing."""
-    verdict = check("02.5", lambda *case: lesson_02.UNEVEN.specification(*case) + 1e-6)
-    expected, got = re.fullmatch(r".* expected (.*), got (.*)", verdict.reason).groups()
+    cases = lesson_02.UNEVEN.cases
+    long = dataclasses.replace(lesson_02.UNEVEN, cases=lambda draw: cases(draw)[-1:])
+    _, reason = checks._judge(long, lambda *c: long.specification(*c) + 3e-6, long.cases(Draw(0)))
+    expected, got = re.fullmatch(r".* expected at \[0\] (.*), got (.*)", reason).groups()
     assert expected != got
 
 
@@ -269,6 +273,32 @@ def test_a_function_that_stops_halfway_was_attempted():
 
     verdict = check("00.2", first_two_routes)
     assert verdict.status == "wrong" and "NotImplementedError in your line" in verdict.reason
+
+
+def test_single_precision_on_the_way_is_named():
+    def bias(dt):
+        third = torch.tensor(1 / 3)  # float32
+        return lesson_02.BIAS.specification(dt) * (third.double() * 3)
+
+    assert check("02.4", bias).reason == checks.SINGLE_INSIDE
+
+
+def test_what_an_answer_switches_is_switched_back():
+    def meddles(dt):
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        return lesson_02.BIAS.specification(dt)
+
+    assert check("02.4", meddles)
+    assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+
+
+def test_your_line_is_the_readers_own():
+    def mean_of_nothing(a, b, dt):
+        return statistics.mean([])
+
+    assert "in your line" in check("02.1", mean_of_nothing).reason
+    assert "return statistics.mean([])" in check("02.1", mean_of_nothing).reason
 
 
 def test_results_of_unusual_kinds():

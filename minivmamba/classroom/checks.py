@@ -8,10 +8,10 @@ its verdict and never raises.
 
 import copy
 import importlib
+import sysconfig
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -68,10 +68,14 @@ def _examine(number: str, answer: Callable, seed: int) -> tuple[str, str]:
         return WRONG, "there is no exercise of that number"
     if not callable(answer):
         return WRONG, f"expected your function, got {type(answer).__name__}"
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
         return _judge(exercise, answer, exercise.cases(Draw(seed)))
     except Exception as error:  # what the answer returned cannot even be compared
         return WRONG, f"your result could not be compared: {type(error).__name__}: {error}"
+    finally:  # whatever the answer has switched
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
 
 
 def _judge(exercise: Exercise, answer: Callable, cases) -> tuple[str, str]:
@@ -84,26 +88,28 @@ def _judge(exercise: Exercise, answer: Callable, cases) -> tuple[str, str]:
         observed.append(_observe(exercise, answer, case, spoiled))
         if _is_stub(observed[0]):
             return NOT_ATTEMPTED, ""
-    differs = [i for i, case in enumerate(cases) if not _same(observed[i], expected[i], case)]
-    if not differs and spoiled:
-        names = " and ".join(sorted(spoiled))
-        return WRONG, f"the values are right, but your function overwrites its argument {names}"
-    if not differs:
+    results = list(zip(observed, expected, cases, strict=True))
+    if all(_same(*result) for result in results):
+        if any(_is_single(theirs) and _holds_double(case) for theirs, _, case in results):
+            return WRONG, SINGLE
+        if spoiled:
+            names = " and ".join(sorted(spoiled))
+            return WRONG, f"the values are right, but your function overwrites its argument {names}"
         return RIGHT, ""
     for sentence in exercise.mistakes:
         for mistake in exercise.ways(sentence):
             made = [_observe(exercise, mistake, case) for case in cases]
             if all(map(_same, observed, made, cases)):
                 return WRONG, sentence
-    for result, case in zip(observed, cases, strict=True):
-        if isinstance(result, Failed):
-            return WRONG, _explain(result.error, _given(exercise, case))
+    for theirs, _, case in results:
+        if isinstance(theirs, Failed):
+            return WRONG, _explain(theirs.error, _given(exercise, case))
     if sentence := exercise.diagnose(observed, expected):
         return WRONG, sentence
-    first = differs[0]
-    if _single_for_double(observed[first], expected[first], cases[first]):
-        return WRONG, SINGLE
-    return WRONG, _difference(_given(exercise, cases[first]), observed[first], expected[first])
+    if all(_same(*result, inside=True) for result in results):
+        return WRONG, SINGLE_INSIDE
+    theirs, right, case = next(result for result in results if not _same(*result))
+    return WRONG, _difference(_given(exercise, case), theirs, right)
 
 
 def _is_stub(result) -> bool:
@@ -131,19 +137,25 @@ def _observe(exercise: Exercise, function: Callable, case: tuple, spoiled: set |
 
 
 def _frozen(value):
-    """Numbers, arrays and tensors as tensors of their own, in the same nesting."""
+    """Numbers, arrays and tensors as tensors of their own.
+
+    Parts of one shape become one tensor: a pair of numbers and a vector of two entries, a list of
+    rows and a matrix, are one answer.
+    """
     if value is None:
         raise ValueError("your function returned None: is a return missing?")
     if isinstance(value, Observed):
         return Observed({name: _frozen(part) for name, part in value.items()})
     if isinstance(value, tuple | list):
-        return [_frozen(part) for part in value]
+        parts = [_frozen(part) for part in value]
+        rows = isinstance(value, list) or len(parts) > 1 or not any(map(_shape, parts))
+        return torch.stack(parts) if rows and len({_shape(part) for part in parts}) == 1 else parts
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value.copy())
+    elif not isinstance(value, Tensor | complex) and hasattr(value, "__float__"):
+        value = torch.tensor(float(value), dtype=torch.float64)  # a Python number is double
     try:
-        # A Python number has double precision, which torch would cut to single.
-        dtypes = {int: torch.float64, float: torch.float64, complex: torch.complex128}
-        dtype = dtypes.get(type(value), torch.float64 if isinstance(value, int | float) else None)
+        dtype = torch.complex128 if isinstance(value, complex) else None
         return torch.as_tensor(value, dtype=dtype).detach().cpu().to_dense().clone()
     except (TypeError, ValueError, RuntimeError):
         listed = "; put list(…) around it" if hasattr(value, "__next__") else ""
@@ -151,34 +163,50 @@ def _frozen(value):
         raise TypeError(f"expected numbers or tensors, got {kind}{listed}") from None
 
 
-def _flat(value) -> list[Tensor]:
-    """The tensors of a nesting in order.
+def _shape(part):
+    """The shape of a tensor; an object of its own for anything else."""
+    return part.shape if isinstance(part, Tensor) else object()
 
-    Parts of one shape become one tensor: a pair of numbers and a vector of two entries, a list of
-    rows and a matrix, are one answer.
-    """
+
+def _tensors(value) -> list[Tensor]:
+    """The tensors of a result in order."""
     if isinstance(value, Tensor):
         return [value]
     parts = value.values() if isinstance(value, Observed) else value
-    flat = [part for item in parts for part in _flat(item)]
-    alike = len({part.shape for part in flat}) == 1 and (len(flat) > 1 or flat[0].ndim == 0)
-    return [torch.stack(flat)] if alike else flat
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
-def _same(left, right, case: tuple) -> bool:
+def _same(left, right, case: tuple, inside: bool = False) -> bool:
     """Equal shapes, and values equal to about half the digits there can be.
 
-    Single precision is enough for an answer, unless a tensor of double precision was put in. An
-    answer and a known mistake that both fail are the same if they fail with one kind of error.
+    Single precision is enough for an answer, unless a tensor of double precision was put in; with
+    `inside`, also when single precision was used on the way. An answer and a known mistake that
+    both fail are the same if they fail with one kind of error.
     """
     if isinstance(left, Failed) or isinstance(right, Failed):
         both = isinstance(left, Failed) and isinstance(right, Failed)
         return both and type(left.error) is type(right.error)
-    left, right = _flat(left), _flat(right)
+    single = _is_single(left) or _is_single(right) or not _holds_double(case)
+    # 5e-8 is seven digits, and just below the rounding of single precision, 6e-8.
+    rtol, atol = (1e-5, 1e-7) if single else (1e-6, 1e-6) if inside else (5e-8, 1e-10)
+    left, right = _tensors(left), _tensors(right)
     if [part.shape for part in left] != [part.shape for part in right]:
         return False
-    double = _holds_double(case)
-    return all(_close(a, b, double) for a, b in zip(left, right, strict=True))
+    return all(_close(a, b, rtol, atol).all() for a, b in zip(left, right, strict=True))
+
+
+def _close(a: Tensor, b: Tensor, rtol: float = 5e-8, atol: float = 1e-10) -> Tensor:
+    """Entry by entry; a complex number is never close to a real one."""
+    if a.is_complex() != b.is_complex():
+        return torch.zeros(a.shape, dtype=torch.bool)
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    return torch.isclose(a.to(wide), b.to(wide), rtol=rtol, atol=atol, equal_nan=True)
+
+
+def _is_single(result) -> bool:
+    if isinstance(result, Failed):
+        return False
+    return any(tensor.dtype in (torch.float32, torch.complex64) for tensor in _tensors(result))
 
 
 def _holds_double(case: tuple) -> bool:
@@ -186,29 +214,14 @@ def _holds_double(case: tuple) -> bool:
     return any(isinstance(value, Tensor) and value.dtype in wide for value in case)
 
 
-def _close(a: Tensor, b: Tensor, double: bool) -> bool:
-    if a.is_complex() != b.is_complex():
-        return False
-    # 5e-8 is seven digits, and just below the rounding of single precision, 6e-8.
-    rtol, atol = (5e-8, 1e-10) if double else (1e-5, 1e-7)
-    wide = torch.complex128 if a.is_complex() else torch.float64
-    return torch.allclose(a.to(wide), b.to(wide), rtol=rtol, atol=atol, equal_nan=True)
-
-
 SINGLE = (
     "right to about six digits, but double precision came in and single goes out: torch.zeros, "
     "torch.tensor and .float() make float32 unless you give them a dtype, such as that of the input"
 )
-
-
-def _single_for_double(observed, expected, case: tuple) -> bool:
-    """Whether an answer differs from what is expected by the rounding of single precision only."""
-    if isinstance(observed, Failed) or not _holds_double(case):
-        return False
-    left, right = _flat(observed), _flat(expected)
-    rounded = any(a.dtype in (torch.float32, torch.complex64) for a in left)
-    alike = [a.shape for a in left] == [b.shape for b in right]
-    return rounded and alike and all(map(partial(_close, double=False), left, right))
+SINGLE_INSIDE = (
+    "right to about six digits: a number in single precision got in on the way; torch.arange, "
+    "torch.zeros and torch.tensor(0.1) make float32 unless you give them a dtype"
+)
 
 
 def _given(exercise: Exercise, case: tuple) -> str:
@@ -217,11 +230,18 @@ def _given(exercise: Exercise, case: tuple) -> str:
 
 
 def _difference(given: str, observed, expected) -> str:
+    where, both = "", isinstance(observed, Tensor) and isinstance(expected, Tensor)
+    if both and observed.shape == expected.shape and observed.numel() > LONG:
+        at = tuple((~_close(observed, expected)).nonzero()[0].tolist())  # the first that differs
+        where, observed, expected = f" at {list(at)}", observed[at], expected[at]
     for digits in (5, 9, 17):  # more of them until the reader can see the difference
         right, theirs = _short(expected, digits), _short(observed, digits)
         if right != theirs:
             break
-    return f"for {given} expected {right}, got {theirs}"
+    return f"for {given} expected{where} {right}, got {theirs}"
+
+
+LONG = 12  # entries; more are not shown
 
 
 def _short(value, digits: int = 5) -> str:
@@ -237,16 +257,19 @@ def _short(value, digits: int = 5) -> str:
     tensor = torch.as_tensor(value).detach()
     if tensor.ndim == 0:
         return f"{tensor.item():.{digits}g}"
-    entries = ", ".join(f"{entry:.{digits}g}" for entry in tensor.flatten()[:8].tolist())
-    more = ", …" if tensor.numel() > 8 else ""
-    return f"[{entries}{more}] of shape {tuple(tensor.shape)}"
+    if tensor.ndim == 1 or tensor.numel() <= LONG:
+        entries = ", ".join(_short(entry, digits) for entry in tensor[:LONG])
+        more = f", … of shape {tuple(tensor.shape)}" if len(tensor) > LONG else ""
+        return f"[{entries}{more}]"
+    return f"[{_short(tensor.flatten()[0], digits)}, …] of shape {tuple(tensor.shape)}"
 
 
 def _explain(error: BaseException, given: str) -> str:
     """The error, the reader's own line and the input, without the machinery around it."""
     ours = str(importlib.import_module("minivmamba").__path__[0])
     frames = [f for f in traceback.extract_tb(error.__traceback__) if ours not in f.filename]
-    theirs = [frame for frame in frames if "site-packages" not in frame.filename]
+    libraries = ("site-packages", sysconfig.get_paths()["stdlib"])
+    theirs = [f for f in frames if not any(folder in f.filename for folder in libraries)]
     if not theirs:  # raised by this file, whose sentences are complete, or by the call itself
         return str(error)
     kind = "".join(traceback.format_exception_only(type(error), error)).strip()

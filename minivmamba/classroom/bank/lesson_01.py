@@ -92,8 +92,7 @@ KICK = Exercise(
         "Write one state first: `c[n] * b[n] * torch.exp(a[n] * t)`. Then sum over n. Last, choose "
         "0 where `t < 0`.",
         "`torch.exp(a[:, None] * t)` has the shape (N, L). For t long before the kick it is huge, "
-        "and inf · 0 is NaN: take `t.clamp(min=0)` in the exponent, then `torch.where(t >= 0, k, "
-        "0)`.",
+        "and inf · 0 is NaN: do not multiply by a mask, choose with `torch.where(t >= 0, k, 0)`.",
     ),
     specification=_kick_response,
     alternatives=(_kick_response_in_a_loop, _kick_response_by_matrix),
@@ -681,7 +680,7 @@ TWO_KICKS = Exercise(
         "First the answer to one kick of strength 1: it leaves e^{A · age} B now. Two kicks leave "
         "the sum of two such columns, each times its strength.",
         "Stack the two columns to a 2 × 2 matrix M with `torch.stack([...], dim=1)`, and solve "
-        "M k = target: `torch.linalg.solve(M, target)`.",
+        "M q = target: `torch.linalg.solve(M, target)`.",
     ),
     specification=_two_kicks,
     alternatives=(_two_kicks_in_numpy, _two_kicks_by_descent),

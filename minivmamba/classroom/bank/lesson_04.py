@@ -53,7 +53,7 @@ HALF_LIVES = Exercise(
     title="Half-lives of all states",
     difficulty=1,
     hints=(
-        "After m pixels a share of exp(−nΔm) is left. Set it to ½ and solve for m.",
+        "After p pixels a share of exp(−nΔp) is left. Set it to ½ and solve for p.",
         "n = `torch.arange(1, N + 1)`, and `dt[:, None]` makes a column of the steps.",
     ),
     specification=_half_lives,
@@ -185,7 +185,7 @@ LEGS = Exercise(
         ),
         "the diagonal is n + 1 with n counted from 0: with n the mean would have rate 0 and never "
         "forget": _like_legs(_root, lambda n: n),
-        "the diagonal is n + 1; (√(2n+1))² = 2n + 1 belongs to no entry": (
+        "the diagonal is n + 1; (√(2n+1))² = 2n + 1 belongs to no entry after the first": (
             _like_legs(_root, lambda n: 2 * n + 1)
         ),
         "the diagonal is empty: it holds n + 1": _like_legs(_root, lambda n: 0 * n),
@@ -694,6 +694,19 @@ def _memories(draw: Draw):
     ]
 
 
+def _single_precision_inside(observed, expected):
+    """A sentence for answers that are right but for the rounding of single precision."""
+    for theirs, right in zip(observed, expected, strict=True):
+        if not isinstance(theirs, torch.Tensor) or theirs.shape != right.shape:
+            return ""
+        if not torch.allclose(theirs.double(), right.double(), rtol=1e-5, atol=1e-5):
+            return ""
+    return (
+        "right to about six digits: single precision has crept in; give torch.arange and the like "
+        "dtype=torch.float64"
+    )
+
+
 REDRAW = Exercise(
     title="Redraw the past",
     difficulty=4,
@@ -707,6 +720,7 @@ REDRAW = Exercise(
     alternatives=(_redraw_by_series, _redraw_by_binomials),
     arguments=("c", "L"),
     cases=_memories,
+    diagnose=_single_precision_inside,
     mistakes={
         "√(2n+1) is missing: the shape φ_n is √(2n+1)·P_n": _drawn_with(scale=lambda n: 1.0),
         "this divides by √(2n+1), the shape has it as a factor": (
