@@ -82,6 +82,9 @@ def _kicks(draw: Draw):
         (_tensor([0.3, -1.0]), 2 * b, c, _tensor([0.0, 1.0, 2.5])),  # one state grows
         (a.float(), b.float(), c.float(), torch.tensor([-1.0, 0.0, 0.5, 2.0])),
         (torch.arange(-16, 0).double(), draw.uniform(16), draw.uniform(16), _tensor([-80.0, 0.1])),
+        (a, b, c, _tensor([-1e-3, 1e-3])),
+        (_tensor([-1e-3, -2.0]), b, c, _tensor([0.0, 900.0])),
+        (_tensor([-1.0, -1.0]), b, c, _tensor([0.0, 0.5, -0.5])),
     ]
 
 
@@ -180,7 +183,7 @@ def _pole_in_torch(half_life, period):
 
 
 def _rates(draw: Draw):
-    fixed = [(2.0, 0.5), (0.3, 5.0), (10.0, 1.0), (3, 2)]
+    fixed = [(2.0, 0.5), (0.3, 5.0), (10.0, 1.0), (3, 2), (2.0, 1.7), (1.3, 0.5), (2.0, 0.05)]
     return fixed + [(draw.number(0.5, 1.0), draw.number(1.5, 4.0)) for _ in range(3)]
 
 
@@ -274,6 +277,14 @@ def _spring_with(row):
     return lambda T, P: _tensor([[0.0, 1.0], list(row(LN2 / T, 2 * math.pi / P))])
 
 
+def _in_double(function, case):
+    """The answer, which the task wants as a tensor of float64."""
+    answer = function(*case)
+    if isinstance(answer, torch.Tensor) and answer.dtype == torch.float32:
+        raise TypeError("expected dtype torch.float64, got torch.float32")
+    return answer
+
+
 SPRING = Exercise(
     title="A spring on demand",
     difficulty=2,
@@ -287,9 +298,19 @@ SPRING = Exercise(
     alternatives=(_spring_from_poles, _spring_by_change_of_basis),
     arguments=("half_life", "period"),
     cases=_rates,
+    observe=_in_double,
     mistakes={
         "ω0² is ω² + γ²: friction makes the spring turn a little slower than ω0, and ω² alone "
-        "forgets that": _spring_with(lambda g, w: (-(w**2), -2 * g)),
+        "forgets that": (
+            _spring_with(lambda g, w: (-(w**2), -2 * g)),
+            _spring_with(lambda g, w: (-((w + g) ** 2), -2 * g)),
+        ),
+        "the last row is in the other order: −ω0² belongs to p, −2γ to v": (
+            _spring_with(lambda g, w: (-2 * g, -(w**2 + g**2)))
+        ),
+        "both signs are turned: the spring pulls back, and the friction brakes": (
+            _spring_with(lambda g, w: (w**2 + g**2, 2 * g))
+        ),
         "ω0² is ω² + γ², not ω² − γ²: the product of −γ + iω and −γ − iω": (
             _spring_with(lambda g, w: (-(w**2 - g**2), -2 * g))
         ),
@@ -406,11 +427,20 @@ def _systems(draw: Draw):
         (strided(_turned(quick, draw)),),
         (_turned(growing, draw),),
         (torch.diag(-torch.arange(1.0, 17.0, dtype=torch.float64)),),
+        (_tensor([[-1e-12]]),),  # a rounding error, by the task
+        (_tensor([[-1e-7]]),),  # slow, but it decays
+        (_tensor([[0.2, 2.0], [-2.0, 0.2]]),),  # turns and grows
+        (_tensor([[-0.5, 2.0], [-2.0, -0.5]]),),
     ]
 
 
 def _no_case_for_growth(A):
     return LN2 / -torch.linalg.eigvals(A).real.max()
+
+
+def _rates_of(A):
+    """The real parts as Python numbers."""
+    return torch.linalg.eigvals(A).real.tolist()
 
 
 LONGEST = Exercise(
@@ -428,14 +458,31 @@ LONGEST = Exercise(
     cases=_systems,
     mistakes={
         "this is the half-life of the fastest part; what is left in the end is the slowest, with "
-        "the largest real part": _half_life_of(lambda poles: poles.real.min()),
+        "the largest real part": (
+            _half_life_of(lambda poles: poles.real.min()),
+            lambda A: math.inf if max(_rates_of(A)) > -1e-9 else LN2 / -min(_rates_of(A)),
+        ),
         "the absolute value of λ counts the turning as decay: only the real part makes it fade": (
             lambda A: LN2 / torch.linalg.eigvals(A).abs().min(),
             lambda A: LN2 / torch.linalg.eigvals(A).abs().max(),
             lambda A: _half_life_of(lambda poles: -poles.abs().min())(A),
+            lambda A: (
+                math.inf
+                if max(_rates_of(A)) > -1e-9
+                else LN2 / torch.linalg.eigvals(A).abs().min().item()
+            ),
             _half_life_of(lambda poles: poles[poles.real.argmax()].abs() * -1),
         ),
+        "a real part of 0 never decays (it stays, or swings for ever): answer inf before you "
+        "divide": (
+            lambda A: LN2 / -max(_rates_of(A)),
+            lambda A: math.inf if max(_rates_of(A)) > 0 else LN2 / -max(_rates_of(A)),
+        ),
+        "parts that do not decay were left out: they outlive the others, so the answer is inf": (
+            lambda A: max((LN2 / -rate for rate in _rates_of(A) if rate < -1e-9), default=math.inf)
+        ),
         "a part that grows is taken for one that decays: |Re λ| is a rate of growth there": (
+            lambda A: LN2 / torch.linalg.eigvals(A).real.max().abs(),
             lambda A: LN2 / torch.linalg.eigvals(A).real.abs().min(),
             _half_life_of(lambda poles: -poles.real.abs().min()),
         ),
@@ -546,7 +593,23 @@ def _bases(draw: Draw):
         B, C = draw.uniform(N, low=0.5, high=2), draw.uniform(N, low=-2, high=-0.5)
         cases.append((A, B, C, T) if N < 5 else (strided(A), strided(B), strided(C), strided(T)))
     A, B, C, T = cases[2]
-    return [*cases, (A + 0j, B + 0j, C + 0j, T + 1j * draw.uniform(2, 2, low=-0.4, high=-0.1))]
+    turned = T + 1j * draw.uniform(2, 2, low=-0.4, high=-0.1)
+    return [
+        *cases,
+        (A * (1 + 0.3j), B * (1 - 0.2j), C * (1 + 0.5j), turned),
+        (
+            _tensor([[0.0, 1.0], [-10.0, -1.0]]),
+            cases[0][1],
+            cases[0][2],
+            _tensor([[0.0, 1], [1, 0]]),
+        ),
+        (
+            _tensor([[0.3, 1.0, 2.0], [-1.0, -1.0, 0.4], [2.0, 0.1, -0.7]]),
+            _tensor([1.0, -1.0, 2.0]),
+            _tensor([2.0, 1.0, 0.5]),
+            _tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0], [1.0, 0.0, 0.0]]),
+        ),
+    ]
 
 
 BASIS = Exercise(
@@ -670,7 +733,13 @@ def _targets(draw: Draw):
         (drawn, _tensor([0.6, 1.7]), _tensor([0.9, 0.2]), draw.uniform(2, low=0.5, high=2)),
         (_tensor([[-1.0, 0.0], [0.0, -2.0]]), _tensor([1.0, 3.0]), _tensor([0.7, 0.0]), B + 1),
         (strided(drawn), strided(_tensor([1.1, -0.4])), strided(_tensor([0.5, 1.1])), B - 2),
+        (_spring(2.0, 2.0), B, _tensor([4.0, 1 / 3]), _tensor([1.0, -2.0])),
     ]
+
+
+def _by_eigenvectors(A, B, age):
+    rates, V = torch.linalg.eig(A)
+    return (V @ torch.diag(torch.exp(rates * age)) @ torch.linalg.inv(V) @ B.to(V.dtype)).real
 
 
 TWO_KICKS = Exercise(
@@ -693,10 +762,16 @@ TWO_KICKS = Exercise(
         "the sign of time is turned: a kick of that age has moved forward by it, e^{A · age}": (
             _kicks_with(lambda A, B, age: torch.linalg.matrix_exp(-age * A) @ B)
         ),
-        "the kicks have not aged, so both columns are the same and nothing can be solved: each "
-        "leaves e^{A · age} B": (
+        "both columns are the same, so nothing can be solved: each kick leaves e^{A · age} B with "
+        "an age of its own": (
             _kicks_with(lambda A, B, age: B),
             _kicks_with(lambda A, B, age: torch.linalg.matrix_exp(A) @ B),
+            lambda A, B, ages, target: _two_kicks(A, B, ages[:1].expand(2), target),
+        ),
+        "not every A falls apart: the ball has no basis of eigenvectors (section 6), but it has a "
+        "matrix exponential": _kicks_with(_by_eigenvectors),
+        "B need not be (0, 1): this takes the second column of e^{A · age}": (
+            _kicks_with(lambda A, B, age: torch.linalg.matrix_exp(age * A)[:, 1])
         ),
         "B is missing: a kick enters along B, not along (1, 1)": (
             _kicks_with(lambda A, B, age: torch.linalg.matrix_exp(age * A).sum(1))

@@ -58,6 +58,10 @@ def _systems(draw: Draw):
         (_double(-0.7, 0.9, 0.4, 0), _double(1.5, -0.6, 1, 2), _double(0.8, 1.2, -2, 1.1), 6),
         (_sizes(draw, 2, 0.3, 0.9), _double(1.3, 0.7), _double(0.6, 1.9), 1),
         (_double(0.6).float(), _double(1.7).float(), _double(-0.8).float(), 5),
+        (_double(0.9, -0.8), _double(1, 2), _double(1, 0.5), 40),
+        (_double(0.2, 0.4, -0.6), _double(1, 2, 3), _double(1, -1, 2), 7),
+        (_double(0), _double(2), _double(1.5), 4),
+        (_double(1, -1), _double(1, 2), _double(1, 3), 6),
     ]
 
 
@@ -173,6 +177,8 @@ def _kernels_and_inputs(draw: Draw):
         (_sizes(draw, 1, 0.5, 2), _sizes(draw, 1, 1.5, 3)),
         (_sizes(draw, 2, 0.3, 2), _sizes(draw, 2, 0.3, 2)),
         (_double(3, 1, 2, 0.5, -1).float(), _double(1, -2, 0.5, 4, 3).float()),
+        (_double(1, 2, 0, 0), _double(1, 0, 0, 0)),
+        (_sizes(draw, 40, 0.3, 2), _sizes(draw, 40, 0.3, 2)),
     ]
 
 
@@ -300,9 +306,15 @@ def _power_of_two(n):
 
 def _kernels_of_other_lengths(draw: Draw):
     lengths = [(1, 1), (1, 4), (5, 1), (3, 7), (7, 3), (6, 6), (4, 13), (13, 4), (8, 8), (20, 17)]
+    lengths += [(6, 6), (600, 500)]
     drawn = [(_sizes(draw, J, 0.3, 2), _sizes(draw, L, 0.3, 2)) for J, L in lengths]
     drawn.append((strided(drawn[3][0]), strided(drawn[3][1])))
-    return [(_double(0.5, 0.25, 0.125), _double(4, 0, 8)), *drawn]
+    with_zeros = [
+        (_double(0, 0.25, 0.1875), _double(0, 4, 8)),
+        (_double(1, 2), _double(1, 0, 0, 0)),
+        (_double(1e-4), _double(1, 2)),
+    ]
+    return [(_double(0.5, 0.25, 0.125), _double(4, 0, 8)), *drawn, *with_zeros]
 
 
 CONVOLVE_FFT = Exercise(
@@ -359,9 +371,12 @@ CONVOLVE_FFT = Exercise(
             lambda K, x: _padded_in_front(K, x)[: len(x)],
             _input_padded_in_front,
         ),
-        "a conjugate too many: it runs one of the two backwards in time": (
+        "one of the two runs backwards in time: a conjugate or a flip too many": (
             _correlated,
             lambda K, x: _correlated(x, K)[: len(x)],
+        ),
+        "abs loses the sign: the way back ends with the real part": (
+            lambda K, x: _convolve_fft(K, x).abs()
         ),
         "this is n times too large: the way back divides by n": (
             lambda K, x: (len(K) + len(x) - 1) * _convolve_fft(K, x)
@@ -392,11 +407,20 @@ def _positions(function, case):
     """How many positions an answer lists, and which, in order, whatever holds them."""
     answer = function(*case)
     if answer is None:
-        raise ValueError("your function returned None: is a return missing?")
-    found = np.asarray(sorted(answer) if isinstance(answer, set) else answer, dtype=float)
-    if found.ndim != 1:  # a number instead of a list
-        return Observed(count=-1, positions=found)
-    return Observed(count=len(found), positions=np.sort(found) if len(found) else np.array([-1.0]))
+        given = "L = {}, J = {}, n = {}".format(*case)
+        raise ValueError(f"your function returned None for {given}; [] if no output is wrong")
+    if isinstance(answer, str | dict) or hasattr(answer, "__next__"):
+        raise TypeError(f"expected a list of positions, got {type(answer).__name__}")
+    found = np.asarray(sorted(answer) if isinstance(answer, set | frozenset) else answer)
+    if found.dtype.kind not in "iufb":
+        raise TypeError("expected a list of whole numbers")
+    if found.ndim == 0:  # a number instead of a list: known mistakes answer with one
+        return Observed(number=float(found))
+    if found.ndim > 1:
+        raise ValueError(
+            f"expected a flat list, got the shape {found.shape}: np.where(…)[0], or .flatten()"
+        )
+    return Observed(count=len(found), positions=np.sort(found.astype(float)))
 
 
 def _lengths(draw: Draw):
@@ -417,6 +441,9 @@ def _lengths(draw: Draw):
         (J, L, L + draw.integer(1, 5)),
         (L, J, L + J - 2),
         (L, J, L + J - 1),
+        (64, 64, 64),
+        (7, 200, 201),
+        (4, 12, 13),
     ]
 
 
@@ -596,6 +623,9 @@ def _states_and_inputs(draw: Draw):
         system(2, 5),
         system(1, 7),
         (torch.zeros(2).double(), *system(2, 3)[1:]),
+        (_double(1, 2), _double(0, 0.5), _double(1, 1), _double(1, 2), _double(1, 2, 3)),
+        tuple(part.float() for part in system(2, 3)),
+        (_double(-1, 0), *system(2, 40)[1:]),
     ]
 
 
@@ -712,9 +742,19 @@ def _forgetting_box(name: str, w: float):
     return _named(name, system)
 
 
+def _exact_boxes():
+    """Linear boxes whose answers are never rounded."""
+    return [
+        _gain_box("box_with_gain_by_position"),
+        _named("box_that_passes_on", lambda x: x.clone()),
+        _named("box_times_minus_four", lambda x: -4 * x),
+    ]
+
+
 def _boxes(draw: Draw):
     w, b = draw.number(0.7, 1.5), draw.number(-0.5, 0.5)
     decay = draw.number(0.5, 0.9)
+    loud = _softplus_box("selective", lambda x: w * x + b, A=-1.0)
     boxes = [
         _constant_box("box_with_constant_step", 0.5, 0.5),
         _constant_box("another_box_with_constant_step", decay, draw.number(0.5, 2)),
@@ -722,13 +762,14 @@ def _boxes(draw: Draw):
         _constant_box("box_with_negative_kernel", -0.8, -0.9),
         _two_state_box("box_with_two_states"),
         _constant_box("box_without_memory", 0.0, 1.7),
-        _named("box_that_passes_on", lambda x: x.clone()),  # linear without any rounding
         _position_box("box_with_step_by_position"),
-        _gain_box("box_with_gain_by_position"),
         _softplus_box("selective_box", lambda x: w * x + b, A=-1.0),
         _softplus_box("selective_box_with_negative_weight", lambda x: b - w * x, A=-0.7),
         _softplus_box("selective_box_that_hears_the_size", lambda x: w * x.abs() - 1, A=-1.0),
         _forgetting_box("box_that_forgets_selectively", w),
+        _softplus_box("box_that_hears_little", lambda x: 0.02 * x, A=-1.0),
+        _named("quiet_box", lambda x: 1e-4 * loud(x)),
+        *_exact_boxes(),
     ]
     return [(box,) for box in boxes]
 
@@ -748,8 +789,10 @@ def _how_it_was_asked(observed: list, expected: list) -> str:
     if any(not found["at most three calls"] for found in observed):
         return TOO_MANY_CALLS
     pairs = list(zip(observed, expected, strict=True))
-    wrong = [bool(right["linear"]) for found, right in pairs if found["linear"] != right["linear"]]
-    return ROUNDING if all(wrong) and len(wrong) < sum(bool(e["linear"]) for e in expected) else ""
+    wrong = [i for i, (found, right) in enumerate(pairs) if found["linear"] != right["linear"]]
+    first_exact = len(pairs) - len(_exact_boxes())
+    rounding = all(pairs[i][1]["linear"] and i < first_exact for i in wrong)
+    return ROUNDING if rounding else ""
 
 
 def _questioned(function, case):
@@ -760,7 +803,7 @@ def _questioned(function, case):
     def box(x):
         nonlocal calls
         calls += 1
-        x = torch.as_tensor(x).detach().to(torch.float64, copy=True)
+        x = torch.as_tensor(x).to(torch.float64, copy=True)
         if x.ndim != 1 or len(x) == 0:
             raise ValueError(f"the box takes a vector of shape (L,), got {tuple(x.shape)}")
         return system(x)
@@ -768,6 +811,11 @@ def _questioned(function, case):
     answer = function(box)
     if answer is None:
         raise ValueError("your function returned None: is a return missing?")
+    if isinstance(answer, np.ndarray | Tensor):
+        if answer.size != 1 if isinstance(answer, np.ndarray) else answer.numel() != 1:
+            raise TypeError("this is one truth value per output; asked is one for all: .all()")
+    elif not isinstance(answer, bool | np.bool_ | int):
+        raise TypeError(f"return True or False, got {type(answer).__name__}")
     return Observed({"linear": bool(answer), "at most three calls": calls <= LIMIT})
 
 
@@ -836,13 +884,14 @@ LINEAR = Exercise(
     observe=_questioned,
     diagnose=_how_it_was_asked,
     mistakes={
-        "this calls every box linear: ask it two different inputs, not zeros, and compare the two "
-        "answers with what linearity demands": (
+        "this calls every box linear: ask it two different inputs, not zeros or tiny numbers, and "
+        "compare the answers with what linearity demands": (
             lambda system: torch.allclose(system(PROBE), system(PROBE)),
             lambda system: torch.allclose(system(0 * PROBE), 2 * system(0 * PROBE)),
             lambda system: True,
         ),
-        "this calls no box linear: twice the input must give twice the output, not the same one": (
+        "this calls no box linear, not even y = −4x: twice the input must give twice the output, "
+        "and both answers must belong to the same x": (
             lambda system: torch.allclose(system(2 * PROBE), system(PROBE)),
             lambda system: torch.allclose(system(PROBE + OTHER), system(PROBE)),
             lambda system: False,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -46,6 +47,8 @@ def _steps_and_states(draw: Draw):
         (strided(draw.uniform(3, low=0.001, high=0.1)), 7),
         (draw.uniform(1, low=0.2, high=2.0), 1),
         (draw.uniform(4, low=0.001, high=0.1, dtype=torch.float32), 5),
+        (draw.uniform(2, low=0.01, high=0.1), 20),
+        (torch.tensor([1e-4], dtype=torch.float64), 2),
     ]
 
 
@@ -178,7 +181,7 @@ LEGS = Exercise(
     specification=_legs,
     alternatives=(_legs_in_loops, _legs_by_integrals),
     arguments=("N",),
-    cases=lambda draw: [(1,), (2,), (3,), (5,), (8,), (draw.integer(4, 12),)],
+    cases=lambda draw: [(1,), (2,), (3,), (5,), (8,), (draw.integer(4, 12),), (20,)],
     mistakes={
         "A is transposed: the slope needs the mean, not the reverse; A is lower triangular": (
             lambda N: (_legs(N)[0].T, _legs(N)[1])
@@ -187,6 +190,12 @@ LEGS = Exercise(
         "forget": _like_legs(_root, lambda n: n),
         "the diagonal is n + 1; (√(2n+1))² = 2n + 1 belongs to no entry after the first": (
             _like_legs(_root, lambda n: 2 * n + 1)
+        ),
+        "tril() keeps the diagonal of the outer product, tril(-1) does not: this adds 2n + 1 to "
+        "n + 1": _like_legs(_root, lambda n: 3 * n + 2),
+        "A and B are in the other order: return (A, B)": lambda N: _legs(N)[::-1],
+        "A and B are positive in this sign convention, both are turned here": (
+            lambda N: (-_legs(N)[0], -_legs(N)[1])
         ),
         "the diagonal is empty: it holds n + 1": _like_legs(_root, lambda n: 0 * n),
         "the diagonal is n + 1, not 1": _like_legs(_root, lambda n: 0 * n + 1),
@@ -322,6 +331,10 @@ def _histories(draw: Draw):
         drawn(2, 2),
         drawn(1, 3),
         drawn(5, 1),
+        drawn(8, 28),  # where a basis of eigenvectors has no digits left
+        (drawn(5, 1)[0].float(), *_legs(3)),
+        (torch.tensor([0.0, -3.0, 5.0, 1.0]).double(), *_legs(3)),
+        (-draw.uniform(4, low=0.5, high=2.0), *_legs(2)),
     ]
 
 
@@ -355,9 +368,8 @@ REMEMBER = Exercise(
             _way(clock=lambda k: 1 / k),
             _way(clock=lambda k: 1 / (k - 1)),
         ),
-        "the step that takes in sample k goes from k − 1 to k: ln(k/(k−1)), not ln((k+1)/k)": (
-            _way(clock=lambda k: math.log((k + 1) / k))
-        ),
+        "the step that takes in sample k goes from k − 1 to k: ln(k/(k−1)), not ln((k+1)/k) "
+        "(or the first sample is taken in twice)": (_way(clock=lambda k: math.log((k + 1) / k))),
         "Δ is the difference of two moments of the clock, ln k − ln(k−1), not ln k itself": (
             _way(clock=lambda k: math.log(k))
         ),
@@ -389,6 +401,17 @@ REMEMBER = Exercise(
         ),
         "A is transposed: coefficient n needs those before it, row n of A": (
             _way(step=lambda A, B, dt: _zoh_step(A.T, B, dt))
+        ),
+        "Ā is transposed: Ā @ c, with row n of Ā for coefficient n": (
+            _way(step=lambda A, B, dt: (_zoh_step(A, B, dt)[0].T, _zoh_step(A, B, dt)[1]))
+        ),
+        "this weighs the sample by (1 − Ā)·B: the exact weight has A⁻¹ in it, zoh_matrix knows": (
+            _way(
+                step=lambda A, B, dt: (
+                    _zoh_step(A, B, dt)[0],
+                    B - _zoh_step(A, B, dt)[0] @ B,
+                )
+            )
         ),
         "this takes the exponential of every entry; wanted is the matrix exponential": (
             _way(step=lambda A, B, dt: (torch.exp(-dt * A), _zoh_step(A, B, dt)[1]))
@@ -451,6 +474,8 @@ def _ranges(draw: Draw):
         (strided(draw.uniform(2, 3, low=0.1, high=0.9)), 0.001, 0.1),
         (draw.uniform(1, low=0.2, high=0.8), 0.02, 0.9),
         (torch.linspace(0, 0.9, 10, dtype=torch.float32), 1e-5, 0.1),
+        (torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64), 0.5, 8.0),
+        (torch.tensor(0.3, dtype=torch.float64), 0.001, 0.1),
     ]
 
 
@@ -467,6 +492,9 @@ DT_BIAS = Exercise(
     arguments=("u", "low", "high"),
     cases=_ranges,
     mistakes={
+        "Δ goes down to `low`: this keeps it above 1e-4, the floor of other code": (
+            lambda u, low, high: inverse_softplus((low * (high / low) ** u).clamp(min=1e-4))
+        ),
         "this spreads Δ evenly, not its logarithm: small steps, long memories, would be rare": (
             lambda u, low, high: inverse_softplus(low + (high - low) * u)
         ),
@@ -566,7 +594,8 @@ STEP_RANGE = Exercise(
     arguments=("shortest", "longest", "N"),
     cases=lambda draw: [
         (0.5, 700.0, 16),
-        (1.0, 3136.0, 16),
+        (1, 3136, 16),
+        (20, 20000, 24),
         (2.0, 56.0, 5),
         (3.0, 40.0, 1),
         (draw.number(0.5, 3.0), draw.number(60.0, 900.0), draw.integer(3, 12)),
@@ -575,9 +604,8 @@ STEP_RANGE = Exercise(
         "dt_min and dt_max are swapped: the small step has the long memory": (
             lambda shortest, longest, N: _step_range(shortest, longest, N)[::-1]
         ),
-        "ln 2 is missing: 1/(nΔ) is the time constant, not the half-life": (
-            lambda shortest, longest, N: (1 / longest, 1 / (N * shortest))
-        ),
+        "ln 2 is missing (or log₂ 2 = 1 was taken for it): 1/(nΔ) is the time constant, not the "
+        "half-life": (lambda shortest, longest, N: (1 / longest, 1 / (N * shortest))),
         "N is forgotten: the shortest half-life belongs to state N, which decays N times as fast": (
             lambda shortest, longest, N: (LN2 / longest, LN2 / shortest)
         ),
@@ -586,6 +614,9 @@ STEP_RANGE = Exercise(
         ),
         "N is at the wrong end: the shortest half-life, at dt_max, belongs to state N": (
             lambda shortest, longest, N: (LN2 / (N * longest), LN2 / shortest)
+        ),
+        "brackets are missing: ln 2/N·shortest multiplies by shortest": (
+            lambda shortest, longest, N: (LN2 / longest, LN2 / N * shortest)
         ),
         "divide by N: state N forgets N times as fast, so its step must be smaller": (
             lambda shortest, longest, N: (LN2 / longest, N * LN2 / shortest)
@@ -662,12 +693,12 @@ def _redraw_by_binomials(c, L):
     """P_n(2r − 1) = Σ_k (−1)^{n+k} C(n, k) C(n+k, k) r^k, in Python integers."""
     samples = []
     for j in range(L):
-        r, value = (2 * j + 1) / (2 * L), 0.0
+        r, value = Fraction(2 * j + 1, 2 * L), 0.0
         for n, weight in enumerate(c.tolist()):
             terms = [
                 (-1) ** (n + k) * math.comb(n, k) * math.comb(n + k, k) * r**k for k in range(n + 1)
             ]
-            value += weight * math.sqrt(2 * n + 1) * math.fsum(terms)
+            value += weight * math.sqrt(2 * n + 1) * float(sum(terms))
         samples.append(value)
     return samples
 
@@ -691,20 +722,10 @@ def _memories(draw: Draw):
         (drawn(6), 1),
         (drawn(1), 5),
         (drawn(3), 10),
+        (drawn(8), 7),
+        (drawn(20), 9),
+        (-draw.uniform(3, low=0.3, high=1.5), 4),
     ]
-
-
-def _single_precision_inside(observed, expected):
-    """A sentence for answers that are right but for the rounding of single precision."""
-    for theirs, right in zip(observed, expected, strict=True):
-        if not isinstance(theirs, torch.Tensor) or theirs.shape != right.shape:
-            return ""
-        if not torch.allclose(theirs.double(), right.double(), rtol=1e-5, atol=1e-5):
-            return ""
-    return (
-        "right to about six digits: single precision has crept in; give torch.arange and the like "
-        "dtype=torch.float64"
-    )
 
 
 REDRAW = Exercise(
@@ -720,7 +741,6 @@ REDRAW = Exercise(
     alternatives=(_redraw_by_series, _redraw_by_binomials),
     arguments=("c", "L"),
     cases=_memories,
-    diagnose=_single_precision_inside,
     mistakes={
         "√(2n+1) is missing: the shape φ_n is √(2n+1)·P_n": _drawn_with(scale=lambda n: 1.0),
         "this divides by √(2n+1), the shape has it as a factor": (
@@ -758,6 +778,9 @@ REDRAW = Exercise(
         "these are Chebyshev's polynomials, not Legendre's": _drawn_with(shape=_chebyshev),
         "the index in the recurrence of the polynomials is off by one": (
             _drawn_with(shape=_legendre_off_by_one)
+        ),
+        "the coefficients are in the other order: c_0 belongs to the mean": (
+            lambda c, L: _redraw(c.flip(0), L)
         ),
         "every coefficient counts: this leaves the last one out": (
             lambda c, L: _redraw(c[:-1], L) if len(c) > 1 else torch.zeros(L, dtype=c.dtype)
