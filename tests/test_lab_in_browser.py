@@ -242,6 +242,22 @@ def test_slider_redraws_the_figure(lab, page):
     expect(page.locator(ERRORS)).to_have_count(0)
 
 
+def test_the_mass_on_a_spring_moves(lab, page):
+    """Lesson 01: the play button turns the frames, and the figure follows."""
+    lesson = STUDENT / "01_state_space_models.ipynb"
+    open_lesson(page, lab, lesson)
+    run_all(page)
+    assert_ran(page, lesson)
+    show = page.locator(".widget-interact", has_text="frame")
+    figure, readout = show.locator("img").first, show.locator(".widget-readout").first
+    expect(readout).to_have_text("0")
+    picture = figure.get_attribute("src")
+    page.locator(".jupyter-widgets.widget-play button").first.click()
+    expect(readout).to_have_text(re.compile("[1-9]"))
+    page.wait_for_function(OTHER_PICTURE, arg=picture)
+    expect(page.locator(ERRORS)).to_have_count(0)
+
+
 WRONG_STEP = "def zoh_step(a, b, dt):\n    return math.exp(a * dt), dt * b\n\n\n"
 RIGHT_STEP = (
     "def zoh_step(a, b, dt):\n    return math.exp(a * dt), math.expm1(a * dt) / a * b\n\n\n"
