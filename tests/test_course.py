@@ -111,6 +111,18 @@ def test_a_course_in_use_is_left_as_it_is(folder, capsys):
     assert source.read_bytes() == before and "kept as it was" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "lesson", sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")), ids=lambda p: p.stem
+)
+def test_every_exercise_of_every_lesson_gives_its_points(lesson):
+    """Once each, also where a lesson shows a check at work before the exercise."""
+    cells = course.assignment(nbformat.read(lesson, as_version=4), seed=1).cells
+    roles = [cell.metadata["nbgrader"] for cell in cells if "nbgrader" in cell.metadata]
+    assert len({role["grade_id"] for role in roles}) == len(roles)
+    points = [role["points"] for role in roles if role["grade"]]
+    assert points == [e.difficulty for e in exercises_of(lesson.stem[:2]).values()]
+
+
 def test_links_between_lessons_lead_to_their_folders():
     cell = nbformat.v4.new_markdown_cell("[next](03_next.ipynb), [terms](glossary.md)")
     (made,) = course.assignment(nbformat.v4.new_notebook(cells=[cell]), seed=1).cells
@@ -121,7 +133,8 @@ def test_unknown_lesson_and_unknown_exercise(tmp_path, capsys):
     with pytest.raises(SystemExit):
         course.main([str(tmp_path), "--lesson", "99"])
     assert "no lesson '99'" in capsys.readouterr().err
-    cell = nbformat.v4.new_code_cell('check("02.9", answer)')
+    source = '### BEGIN SOLUTION\npass\n### END SOLUTION\ncheck("02.9", answer)'
+    cell = nbformat.v4.new_code_cell(source)
     with pytest.raises(LookupError, match=r"02\.9"):
         course.assignment(nbformat.v4.new_notebook(cells=[cell]), seed=1)
 

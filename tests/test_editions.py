@@ -78,7 +78,7 @@ def test_untouched_edition_runs_to_its_end(lesson):
     shown = [
         output.get("data", {}).get("text/plain", "")
         for cell in cells
-        if cell.cell_type == "code" and re.search(r"^check\(", cell.source, re.MULTILINE)
+        if cell.cell_type == "code" and "raise NotImplementedError  # your answer" in cell.source
         for output in cell.outputs
     ]
     numbers = exercises_of(lesson.stem[:2])

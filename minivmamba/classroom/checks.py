@@ -101,14 +101,14 @@ def _judge(exercise: Exercise, answer: Callable, cases) -> tuple[str, str]:
             made = [_observe(exercise, mistake, case) for case in cases]
             if all(map(_same, observed, made, cases)):
                 return WRONG, sentence
-    for theirs, _, case in results:
-        if isinstance(theirs, Failed):
-            return WRONG, _explain(theirs.error, _given(exercise, case))
-    if sentence := exercise.diagnose(observed, expected):
-        return WRONG, sentence
-    if all(_same(*result, inside=True) for result in results):
-        return WRONG, SINGLE_INSIDE
     theirs, right, case = next(result for result in results if not _same(*result))
+    if isinstance(theirs, Failed):
+        return WRONG, _explain(theirs.error, _given(exercise, case))
+    if not any(isinstance(result, Failed) for result in observed):
+        if sentence := exercise.diagnose(observed, expected):
+            return WRONG, sentence
+        if all(_same(*result, rough=True) for result in results):
+            return WRONG, SIX_DIGITS
     return WRONG, _difference(_given(exercise, case), theirs, right)
 
 
@@ -152,11 +152,14 @@ def _frozen(value):
         return torch.stack(parts) if rows and len({_shape(part) for part in parts}) == 1 else parts
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value.copy())
-    elif not isinstance(value, Tensor | complex) and hasattr(value, "__float__"):
+    elif isinstance(value, bool | np.bool_):
+        value = torch.tensor(bool(value))
+    elif isinstance(value, complex | np.complexfloating):
+        value = torch.tensor(complex(value), dtype=torch.complex128)
+    elif not isinstance(value, Tensor) and hasattr(value, "__float__"):
         value = torch.tensor(float(value), dtype=torch.float64)  # a Python number is double
     try:
-        dtype = torch.complex128 if isinstance(value, complex) else None
-        return torch.as_tensor(value, dtype=dtype).detach().cpu().to_dense().clone()
+        return torch.as_tensor(value).detach().cpu().to_dense().clone()
     except (TypeError, ValueError, RuntimeError):
         listed = "; put list(…) around it" if hasattr(value, "__next__") else ""
         kind = type(value).__name__
@@ -176,19 +179,21 @@ def _tensors(value) -> list[Tensor]:
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
-def _same(left, right, case: tuple, inside: bool = False) -> bool:
-    """Equal shapes, and values equal to about half the digits there can be.
+def _same(left, right, case: tuple, rough: bool = False) -> bool:
+    """Equal shapes, and values equal to about half the digits there can be; `rough`: to six.
 
-    Single precision is enough for an answer, unless a tensor of double precision was put in; with
-    `inside`, also when single precision was used on the way. An answer and a known mistake that
-    both fail are the same if they fail with one kind of error.
+    A result in single precision need not have more than its own digits. An answer and a known
+    mistake that both fail are the same if they fail with one kind of error.
     """
     if isinstance(left, Failed) or isinstance(right, Failed):
         both = isinstance(left, Failed) and isinstance(right, Failed)
         return both and type(left.error) is type(right.error)
-    single = _is_single(left) or _is_single(right) or not _holds_double(case)
-    # 5e-8 is seven digits, and just below the rounding of single precision, 6e-8.
-    rtol, atol = (1e-5, 1e-7) if single else (1e-6, 1e-6) if inside else (5e-8, 1e-10)
+    if _is_single(left) or _is_single(right) or (rough and not _holds_double(case)):
+        rtol, atol = 1e-5, 1e-7
+    elif rough or not _holds_double(case):
+        rtol, atol = 1e-6, 1e-6 if rough else 1e-12
+    else:  # seven digits, and just below the rounding of single precision, 6e-8
+        rtol, atol = 5e-8, 1e-10
     left, right = _tensors(left), _tensors(right)
     if [part.shape for part in left] != [part.shape for part in right]:
         return False
@@ -218,9 +223,10 @@ SINGLE = (
     "right to about six digits, but double precision came in and single goes out: torch.zeros, "
     "torch.tensor and .float() make float32 unless you give them a dtype, such as that of the input"
 )
-SINGLE_INSIDE = (
-    "right to about six digits: a number in single precision got in on the way; torch.arange, "
-    "torch.zeros and torch.tensor(0.1) make float32 unless you give them a dtype"
+SIX_DIGITS = (
+    "right to about six digits only: either a number in single precision got in on the way "
+    "(torch.arange, torch.zeros and torch.tensor(0.1) make float32 unless you give them a dtype), "
+    "or an approximation or a rounded number is used where it is not close enough"
 )
 
 
@@ -256,6 +262,8 @@ def _short(value, digits: int = 5) -> str:
         return "(" + ", ".join(_short(part, digits) for part in value) + ")"
     tensor = torch.as_tensor(value).detach()
     if tensor.ndim == 0:
+        if tensor.dtype == torch.bool:
+            return str(bool(tensor))
         return f"{tensor.item():.{digits}g}"
     if tensor.ndim == 1 or tensor.numel() <= LONG:
         entries = ", ".join(_short(entry, digits) for entry in tensor[:LONG])

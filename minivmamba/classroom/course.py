@@ -18,6 +18,7 @@ import nbformat
 from nbformat.v4 import new_code_cell
 
 from minivmamba.classroom.book import NOTEBOOKS, find_lessons, store
+from minivmamba.classroom.editions import SOLUTION
 from minivmamba.classroom.exercise import find_exercise
 
 CHECK = re.compile(r'^check\("(\d\d\.\d+)", (\w+)\)$', re.MULTILINE)
@@ -54,7 +55,7 @@ def assignment(complete: Any, seed: int) -> Any:
         else:  # every assignment has a folder of its own
             cell.source = LESSON_LINK.sub(r"](../\1/\1.ipynb", cell.source)
         cells.append(cell)
-        if exercise := CHECK.search(cell.source):
+        if SOLUTION.search(cell.source) and (exercise := CHECK.search(cell.source)):
             number, function = exercise.groups()
             cell.metadata["nbgrader"] = _role(f"answer-{_dashed(number)}", solution=True)
             cells.append(_points(number, function, seed))
@@ -117,8 +118,8 @@ def release(folder: Path, name: str) -> None:
         subprocess.run(command, cwd=folder, env={**os.environ, "PATH": here}, check=True)
     except subprocess.CalledProcessError:
         raise SystemExit(
-            f"nbgrader could not release {name}; its reason stands above. It comes with the extra "
-            "`classroom`: pip install -e '.[classroom]'"
+            f"nbgrader could not release {name}; its reason stands above (if it is missing, "
+            "install the extra `classroom`: pip install -e '.[classroom]')"
         ) from None
 
 

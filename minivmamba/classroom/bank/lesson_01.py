@@ -84,7 +84,8 @@ def _kicks(draw: Draw):
         (torch.arange(-16, 0).double(), draw.uniform(16), draw.uniform(16), _tensor([-80.0, 0.1])),
         (a, b, c, _tensor([-1e-3, 1e-3])),
         (_tensor([-1e-3, -2.0]), b, c, _tensor([0.0, 900.0])),
-        (_tensor([-1.0, -1.0]), b, c, _tensor([0.0, 0.5, -0.5])),
+        (_tensor([-1.0, -1.0]), b, c, _tensor([0.0, 0.5, -5e-7])),
+        (_tensor([1.0, -1.0]), b, c, _tensor([60.0])),
     ]
 
 
@@ -280,7 +281,7 @@ def _spring_with(row):
 def _in_double(function, case):
     """The answer, which the task wants as a tensor of float64."""
     answer = function(*case)
-    if isinstance(answer, torch.Tensor) and answer.dtype == torch.float32:
+    if getattr(answer, "dtype", None) in (torch.float32, np.float32):
         raise TypeError("expected dtype torch.float64, got torch.float32")
     return answer
 
@@ -431,6 +432,9 @@ def _systems(draw: Draw):
         (_tensor([[-1e-7]]),),  # slow, but it decays
         (_tensor([[0.2, 2.0], [-2.0, 0.2]]),),  # turns and grows
         (_tensor([[-0.5, 2.0], [-2.0, -0.5]]),),
+        (_tensor([[-0.2, 3.0, 0.0], [-3.0, -0.2, 0.0], [0.0, 0.0, -1.0]]),),
+        (_tensor([[-9e-9]]),),
+        (_tensor([[-7e-10]]),),
     ]
 
 
@@ -473,6 +477,8 @@ LONGEST = Exercise(
             ),
             _half_life_of(lambda poles: poles[poles.real.argmax()].abs() * -1),
         ),
+        "the pole nearest to 0 need not be the slowest: |λ| counts the turning too, compare real "
+        "parts": lambda A: _until_half(min(torch.linalg.eigvals(A).tolist(), key=abs).real),
         "a real part of 0 never decays (it stays, or swings for ever): answer inf before you "
         "divide": (
             lambda A: LN2 / -max(_rates_of(A)),
@@ -734,6 +740,7 @@ def _targets(draw: Draw):
         (_tensor([[-1.0, 0.0], [0.0, -2.0]]), _tensor([1.0, 3.0]), _tensor([0.7, 0.0]), B + 1),
         (strided(drawn), strided(_tensor([1.1, -0.4])), strided(_tensor([0.5, 1.1])), B - 2),
         (_spring(2.0, 2.0), B, _tensor([4.0, 1 / 3]), _tensor([1.0, -2.0])),
+        (_spring(2.0, 2.0), B, _tensor([5.3, 1.0]), _tensor([1.0, -2.0])),
     ]
 
 

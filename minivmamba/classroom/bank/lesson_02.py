@@ -35,6 +35,7 @@ def _scalar_systems(draw: Draw):
     fixed = [(-1.0, 1.0, LN2), (-0.5, 3.0, 0.8), (-4.0, -2.0, 0.3), (0.7, 1.5, 1.1)]
     drawn = [(draw.number(-3, -0.1), draw.number(-2, 2), draw.number(0.05, 1.5)) for _ in range(4)]
     small = [(-9e-4, 1.0, 100.0), (-9e-7, 2.0, 1e5), (-9e-3, 2.0, 1.0)]  # a near 0, exactly
+    small += [(-1e-4, 1.0, 9.0), (-9e-6, 10.0, 10.0)]
     far = [(-16.0, 1.0, 1.0), (-0.7, 0.0, 0.5), (-1.0, 1.0, 20.0)]
     return fixed + drawn + small + far
 
@@ -52,6 +53,21 @@ STEP = Exercise(
     arguments=("a", "b", "dt"),
     cases=_scalar_systems,
     mistakes={
+        "right on paper, but torch.exp of a Python number is single precision, and e^z − 1 then "
+        "loses its digits near 0: use math.exp": (
+            lambda a, b, dt: (
+                torch.exp(torch.tensor(a * dt)),
+                (torch.exp(torch.tensor(a * dt)) - 1) / a * b,
+            ),
+            lambda a, b, dt: (
+                torch.exp(torch.tensor(a * dt)).item(),
+                (torch.exp(torch.tensor(a * dt)).item() - 1) / a * b,
+            ),
+            lambda a, b, dt: (
+                np.exp(np.float32(a * dt)),
+                (np.exp(np.float32(a * dt)) - np.float32(1)) / np.float32(a) * np.float32(b),
+            ),
+        ),
         "this B̄ is Δ·b, the shortcut of the code (Euler's); the exact weight lets the input decay "
         "from the moment it arrives": lambda a, b, dt: (math.exp(a * dt), dt * b),
         "this is forward Euler, 1 + Δa and Δ·b: it follows the slope at the start of the step": (
@@ -158,16 +174,16 @@ def _systems_and_rules(draw: Draw):
         *of_the_lesson,
         (_rule(euler), -3.0, 1.0, 1.0),  # Ā of a half-step is negative
         (_rule(zoh), 0.0, 1.0, 1.0),
-        (_rule(_backward_euler), -1.0, 2.0, 0.5),  # Python numbers, as in exercise 2.1
-        (_rule(_whole_decay), -1.0, 2.0, 0.5),
+        (_rule(backward_euler), -1.0, 2.0, 0.5),  # Python numbers, as in exercise 2.1
+        (_rule(another_rule), -1.0, 2.0, 0.5),
     ]
 
 
-def _backward_euler(a, b, dt):
+def backward_euler(a, b, dt):
     return 1 / (1 - a * dt), dt * b / (1 - a * dt)
 
 
-def _whole_decay(a, b, dt):
+def another_rule(a, b, dt):
     """No good rule, but a rule: it decays by e^a however short the step."""
     return [math.exp(a), dt * b]
 
@@ -273,6 +289,19 @@ def _constant(near):
     return weight
 
 
+def _series(near, terms):
+    """The series with so many terms for |z| < near, the quotient elsewhere."""
+
+    def weight(a, b, dt):
+        z = dt * a
+        close = z.abs() < near
+        safe = torch.where(close, torch.ones_like(z), z)
+        series = sum(z**k / math.factorial(k + 1) for k in range(terms))
+        return dt * b * torch.where(close, series, torch.expm1(safe) / safe)
+
+    return weight
+
+
 def _quotient_with_exp(a, b, dt):
     z = dt * a
     return torch.where(z == 0, dt * b, dt * b * (torch.exp(z) - 1) / z)
@@ -345,6 +374,7 @@ def _entries(draw: Draw):
             _double(20),
         ),  # near 0 is a question to z, not to a
         (_double(-40, 3), ONE, ONE),
+        (_double(9e-6, 9e-7, 0), ONE, _double(1000)),
         (torch.zeros(1).double(), torch.ones(1).double(), torch.ones(1).double() / 2),
         (_double(0, 1e-12, -1e-8, 3e-6, -9e-6, 8e-5, 2e-10, -3.3e-9), ONE, ONE),
         (-torch.logspace(-4, 0, 13, dtype=torch.float32), ONE.float(), ONE.float()),
@@ -389,6 +419,10 @@ NEAR_ZERO = Exercise(
         "right on paper, but exp(z) − 1 loses digits near 0 in float32: expm1 keeps them": tuple(
             _exp_minus_one(near) for near in (0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
         ),
+        "the series is used too far from 0 for its number of terms: the gradient needs one term "
+        "more, or a smaller limit": tuple(
+            _series(near, terms) for near, terms in [(1e-3, 3), (1e-2, 3), (2e-2, 4), (1e-6, 2)]
+        ),
         "the values are right, but next to 0 the gradient of the quotient loses all its digits: it "
         "is the difference of two huge numbers; use the series in a neighbourhood of 0, not at 0 "
         "only": _series_at_zero_only,
@@ -426,14 +460,17 @@ def _steps(draw: Draw):
         (torch.tensor([1e-12, 1e-10], dtype=torch.float64),),
         (torch.tensor([12.0, 25.0], dtype=torch.float64),),
         (torch.tensor([0.68, 0.7, 0.71], dtype=torch.float64),),
+        (torch.tensor([9e-7, 1e-12, 1.5e-7, 13.5], dtype=torch.float64),),
     ]
 
 
 def _bias_and_step(function, case):
-    """The bias, and the step that softplus makes of it: for a small step it asks for more."""
-    bias = function(*case)
+    """The bias, and the step that softplus makes of it as a share of the wanted one."""
+    (dt,) = case
+    wanted = dt.double().clone()  # before the answer may write into it
+    bias = function(dt)
     wide = torch.as_tensor(bias, dtype=torch.float64).detach().to_dense()
-    return Observed(bias=bias, step=torch.nn.functional.softplus(wide))
+    return Observed(bias=bias, share_of_dt=torch.nn.functional.softplus(wide) / wanted)
 
 
 BIAS = Exercise(
@@ -520,7 +557,9 @@ def _clocks(draw: Draw):
         (-1.0, 1.5, torch.tensor([0.5, 1.0, 0.25]), torch.tensor([4.0, 0.0, 8.0])),  # single
         (-9e-4, 1.0, _double(100, 50), _double(1, 2)),
         (-0.1, 1.0, _double(5, 3), _double(1, -2)),
-        (-2.0, 1.0, draw.uniform(1200, low=0.5, high=1.5), draw.uniform(1200)),
+        (-0.1, 1.0, _double(0.09, 0.05), _double(1, 2)),
+        (-1e-3, 1.0, _double(0.9, 0.5), _double(1, 2)),
+        (-2.0, 1.0, draw.uniform(900, low=0.5, high=1.5), draw.uniform(900)),
     ]
 
 

@@ -62,6 +62,8 @@ def _systems(draw: Draw):
         (_double(0.2, 0.4, -0.6), _double(1, 2, 3), _double(1, -1, 2), 7),
         (_double(0), _double(2), _double(1.5), 4),
         (_double(1, -1), _double(1, 2), _double(1, 3), 6),
+        (_double(0.5), _double(0.5), _double(1), 40),
+        (_sizes(draw, 16, 0.3, 0.9), _sizes(draw, 16, 0.5, 2), _sizes(draw, 16, 0.5, 2), 5),
     ]
 
 
@@ -178,6 +180,7 @@ def _kernels_and_inputs(draw: Draw):
         (_sizes(draw, 2, 0.3, 2), _sizes(draw, 2, 0.3, 2)),
         (_double(3, 1, 2, 0.5, -1).float(), _double(1, -2, 0.5, 4, 3).float()),
         (_double(1, 2, 0, 0), _double(1, 0, 0, 0)),
+        (_double(0.5, 0.25, 0.125), _double(0, 4, 8)),
         (_sizes(draw, 40, 0.3, 2), _sizes(draw, 40, 0.3, 2)),
     ]
 
@@ -306,13 +309,13 @@ def _power_of_two(n):
 
 def _kernels_of_other_lengths(draw: Draw):
     lengths = [(1, 1), (1, 4), (5, 1), (3, 7), (7, 3), (6, 6), (4, 13), (13, 4), (8, 8), (20, 17)]
-    lengths += [(6, 6), (600, 500)]
+    lengths += [(6, 6), (600, 500), (2500, 2500)]
     drawn = [(_sizes(draw, J, 0.3, 2), _sizes(draw, L, 0.3, 2)) for J, L in lengths]
     drawn.append((strided(drawn[3][0]), strided(drawn[3][1])))
     with_zeros = [
         (_double(0, 0.25, 0.1875), _double(0, 4, 8)),
         (_double(1, 2), _double(1, 0, 0, 0)),
-        (_double(1e-4), _double(1, 2)),
+        (_double(1e-7), _double(1, 2)),
     ]
     return [(_double(0.5, 0.25, 0.125), _double(4, 0, 8)), *drawn, *with_zeros]
 
@@ -626,6 +629,7 @@ def _states_and_inputs(draw: Draw):
         (_double(1, 2), _double(0, 0.5), _double(1, 1), _double(1, 2), _double(1, 2, 3)),
         tuple(part.float() for part in system(2, 3)),
         (_double(-1, 0), *system(2, 40)[1:]),
+        (_double(1, 2), _double(0, 0.5), _double(1, 1), _double(1, 2), torch.ones(40).double()),
     ]
 
 
@@ -669,6 +673,15 @@ CONTINUE = Exercise(
         ),
         "the second answer is the state at the cut again; asked is the state after the last "
         "input": lambda h, *rest: (_continue(h, *rest)[0], h),
+        "the second answer is the last output; asked is the state after it, of shape (N,)": (
+            lambda *case: (_continue(*case)[0], _continue(*case)[0][-1])
+        ),
+        "these are the states after every input; asked is the last one": (
+            lambda h, A_bar, B_bar, C, x: (
+                _continue(h, A_bar, B_bar, C, x)[0],
+                torch.stack([_continue(h, A_bar, B_bar, C, x[: t + 1])[1] for t in range(len(x))]),
+            )
+        ),
         "the state comes first here: return (y, h)": lambda *case: _continue(*case)[::-1],
         "the last state is missing: return (y, h), so that the next piece can go on": (
             lambda *case: _continue(*case)[0]
@@ -748,6 +761,7 @@ def _exact_boxes():
         _gain_box("box_with_gain_by_position"),
         _named("box_that_passes_on", lambda x: x.clone()),
         _named("box_times_minus_four", lambda x: -4 * x),
+        _named("box_that_answers_a_step_later", lambda x: torch.cat([0 * x[:1], x[:-1]])),
     ]
 
 
@@ -767,7 +781,7 @@ def _boxes(draw: Draw):
         _softplus_box("selective_box_with_negative_weight", lambda x: b - w * x, A=-0.7),
         _softplus_box("selective_box_that_hears_the_size", lambda x: w * x.abs() - 1, A=-1.0),
         _forgetting_box("box_that_forgets_selectively", w),
-        _softplus_box("box_that_hears_little", lambda x: 0.02 * x, A=-1.0),
+        _softplus_box("box_that_hears_little", lambda x: 0.002 * x, A=-1.0),
         _named("quiet_box", lambda x: 1e-4 * loud(x)),
         *_exact_boxes(),
     ]
@@ -778,16 +792,18 @@ LIMIT = 3
 TOO_MANY_CALLS = "the box may be asked three times only"
 
 
+class TooManyCalls(Exception):
+    """The fourth question to a box."""
+
+
 ROUNDING = (
     "this calls linear boxes nonlinear because of rounding: ask in double precision (`.double()`) "
     "and compare with a tolerance"
 )
 
 
-def _how_it_was_asked(observed: list, expected: list) -> str:
-    """TOO_MANY_CALLS; or ROUNDING if nothing but linear boxes that do round is misjudged."""
-    if any(not found["at most three calls"] for found in observed):
-        return TOO_MANY_CALLS
+def _rounding(observed: list, expected: list) -> str:
+    """ROUNDING if nothing but linear boxes that do round is misjudged."""
     pairs = list(zip(observed, expected, strict=True))
     wrong = [i for i, (found, right) in enumerate(pairs) if found["linear"] != right["linear"]]
     first_exact = len(pairs) - len(_exact_boxes())
@@ -796,13 +812,15 @@ def _how_it_was_asked(observed: list, expected: list) -> str:
 
 
 def _questioned(function, case):
-    """The answer as True or False, and whether the box was asked at most three times."""
+    """The answer as True or False; the box answers three times and no more."""
     (system,) = case
     calls = 0
 
     def box(x):
         nonlocal calls
         calls += 1
+        if calls > LIMIT:
+            raise TooManyCalls(TOO_MANY_CALLS)
         x = torch.as_tensor(x).to(torch.float64, copy=True)
         if x.ndim != 1 or len(x) == 0:
             raise ValueError(f"the box takes a vector of shape (L,), got {tuple(x.shape)}")
@@ -816,7 +834,7 @@ def _questioned(function, case):
             raise TypeError("this is one truth value per output; asked is one for all: .all()")
     elif not isinstance(answer, bool | np.bool_ | int):
         raise TypeError(f"return True or False, got {type(answer).__name__}")
-    return Observed({"linear": bool(answer), "at most three calls": calls <= LIMIT})
+    return Observed(linear=bool(answer))
 
 
 PROBE = _double(1.0, -0.5, 2.0, 0.3, -1.2, 0.7)
@@ -861,6 +879,11 @@ def _many_calls(system):
     return all([torch.allclose(system(2 * x), 2 * system(x)) for x in inputs])
 
 
+def _straight_line(system):
+    y = system(torch.arange(1.0, 7.0, dtype=torch.float64))
+    return torch.allclose(y.diff(), y.diff()[:1].expand(5))
+
+
 def _multiple_of_the_input(system):
     y = system(PROBE)
     return torch.allclose(y, y[0] / PROBE[0] * PROBE)
@@ -882,7 +905,7 @@ LINEAR = Exercise(
     arguments=("system",),
     cases=_boxes,
     observe=_questioned,
-    diagnose=_how_it_was_asked,
+    diagnose=_rounding,
     mistakes={
         "this calls every box linear: ask it two different inputs, not zeros or tiny numbers, and "
         "compare the answers with what linearity demands": (
@@ -891,7 +914,7 @@ LINEAR = Exercise(
             lambda system: True,
         ),
         "this calls no box linear, not even y = −4x: twice the input must give twice the output, "
-        "and both answers must belong to the same x": (
+        "up to rounding, and both answers must belong to the same x": (
             lambda system: torch.allclose(system(2 * PROBE), system(PROBE)),
             lambda system: torch.allclose(system(PROBE + OTHER), system(PROBE)),
             lambda system: False,
@@ -905,8 +928,8 @@ LINEAR = Exercise(
         "linear": _doubles_and_shifts,
         "this turns the sign only: a step that depends on the size of the input passes, because x "
         "and −x have the same size": lambda system: torch.allclose(system(-PROBE), -system(PROBE)),
-        "a single 1, or a single sample, finds an empty state: whether the box forgets selectively "
-        "shows only when there is something to forget": (
+        "a single 1, a single sample, or a look at the first output alone, finds an empty state: "
+        "whether the box forgets selectively shows only when there is something to forget": (
             lambda system: torch.allclose(system(2 * _impulse()), 2 * system(_impulse())),
             lambda system: torch.allclose(system(2 * _impulse(1)), 2 * system(_impulse(1))),
             lambda system: torch.allclose(system(4 * PROBE[:1]), 4 * system(PROBE[:1])),
@@ -915,6 +938,13 @@ LINEAR = Exercise(
             lambda system: not _is_linear(system)
         ),
         TOO_MANY_CALLS: _many_calls,
+        "linear does not mean that a straight line comes out, or that pieces can be joined: it "
+        "means f(x + z) = f(x) + f(z)": (
+            _straight_line,
+            lambda system: torch.allclose(
+                system(torch.cat([PROBE, OTHER])), torch.cat([system(PROBE), system(OTHER)])
+            ),
+        ),
         "this tests whether the output is a multiple of the input: a box that remembers can be "
         "linear all the same": _multiple_of_the_input,
         "numbers on a computer are rounded: compare with torch.allclose, not with ==": (

@@ -49,6 +49,7 @@ def _steps_and_states(draw: Draw):
         (draw.uniform(4, low=0.001, high=0.1, dtype=torch.float32), 5),
         (draw.uniform(2, low=0.01, high=0.1), 20),
         (torch.tensor([1e-4], dtype=torch.float64), 2),
+        (torch.tensor([0.1, 0.5], dtype=torch.float64), 2),
     ]
 
 
@@ -72,6 +73,12 @@ HALF_LIVES = Exercise(
         ),
         "this is the time constant 1/(nΔ), after which 1/e is left; for a half multiply by ln 2": (
             lambda dt, N: 1 / (dt[:, None] * _counted(dt, N))
+        ),
+        "this is half of the time constant; half is left after ln 2 of it": (
+            lambda dt, N: 0.5 / (dt[:, None] * _counted(dt, N))
+        ),
+        "the rates are 1, 2, 3, …, not 1, 2, 4, …": (
+            lambda dt, N: LN2 / (dt[:, None] * 2 ** (_counted(dt, N) - 1))
         ),
         "the rate is nΔ, not Δ/n: a larger n forgets faster": (
             lambda dt, N: LN2 * _counted(dt, N) / dt[:, None]
@@ -476,6 +483,8 @@ def _ranges(draw: Draw):
         (torch.linspace(0, 0.9, 10, dtype=torch.float32), 1e-5, 0.1),
         (torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64), 0.5, 8.0),
         (torch.tensor(0.3, dtype=torch.float64), 0.001, 0.1),
+        (torch.tensor([0.99], dtype=torch.float64), 0.5, 11.0),
+        (torch.tensor([0.2], dtype=torch.float64), 1e-5, 0.1),
     ]
 
 
@@ -596,6 +605,9 @@ STEP_RANGE = Exercise(
         (0.5, 700.0, 16),
         (1, 3136, 16),
         (20, 20000, 24),
+        (0.5, 10, 1),
+        (0.1, 50, 4),
+        (20, 2e6, 24),
         (2.0, 56.0, 5),
         (3.0, 40.0, 1),
         (draw.number(0.5, 3.0), draw.number(60.0, 900.0), draw.integer(3, 12)),
@@ -724,6 +736,7 @@ def _memories(draw: Draw):
         (drawn(3), 10),
         (drawn(8), 7),
         (drawn(20), 9),
+        (drawn(40), 20),
         (-draw.uniform(3, low=0.3, high=1.5), 4),
     ]
 
