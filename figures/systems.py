@@ -140,7 +140,7 @@ def weighed(now: float = 3.5, a: float = -1.0) -> Figure:
     below.plot(s, y, ":", color=GREEN, linewidth=1.2)
     below.plot(s[past], y[past], color=GREEN)
     below.plot(now, value, "o", color="black")
-    below.set(xlabel="time s (s)", ylabel="output y", xlim=(0, 8), ylim=(-0.8, 2.2))
+    below.set(xlabel="moment s (seconds)", ylabel="output y", xlim=(0, 8), ylim=(-0.8, 2.2))
     for axes in (above, middle, below):
         axes.axvline(now, color=GREY, linewidth=1)
     above.set_title(f"now: t = {now:.2f} s; half-life of the weight {LN2 / abs(a):.2f} s")
@@ -272,7 +272,7 @@ def place(real: float = -0.5, imaginary: float = 4.0) -> Figure:
         response.plot(t, sign * np.exp(real * t), ":", color=GREY, linewidth=1.2)
     fate = f"half-life {LN2 / -real:.2f} s" if real < 0 else "no decay" if real == 0 else "grows"
     turning = f"period {2 * np.pi / imaginary:.2f} s" if imaginary > 0 else "no turning"
-    response.set(xlabel="time t (s)", ylabel="impulse response", ylim=(-2.2, 2.2), xlim=(0, 6))
+    response.set(xlabel="time t (s)", ylabel="real part of e$^{λt}$", ylim=(-2.2, 2.2), xlim=(0, 6))
     response.set_title(f"{fate}, {turning}")
     return figure
 

@@ -1,11 +1,13 @@
 """The figures of lesson 03."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from minivmamba.figures.style import BLUE, GREEN, GREY, ORANGE, RED, new, styled
@@ -45,27 +47,26 @@ def leak(n: int = 22, L: int = 16, J: int = 16) -> Figure:
 
     index = np.arange(len(whole))
     above.bar(index[:n], whole[:n], color=BLUE, alpha=0.6, label="fits into the circle")
-    above.bar(
-        index[n:], whole[n:], facecolor="white", edgecolor=RED, hatch="///",
-        label=f"index n or more: lands n = {n} places further left",
-    )  # fmt: skip
+    leaks: dict[str, Any] = {"facecolor": "white", "edgecolor": RED, "hatch": "///"}
+    above.bar(index[n:], whole[n:], **leaks)
     above.axvline(n - 0.5, color="black", linewidth=1.5)
     above.set(ylabel="whole product", ylim=(0, 1.5 * whole.max()))
-    above.legend(loc="upper left", fontsize=9)
+    beyond = Patch(**leaks, label=f"index n or more: lands n = {n} places further left")
+    above.legend(handles=[above.containers[0], beyond], loc="upper left", fontsize=9)
 
     t = np.arange(L)
-    below.bar(
-        t[:wrong], circular[:wrong] - whole[:wrong], bottom=whole[:wrong],
-        facecolor="white", edgecolor=RED, hatch="///", label="leaked in",
-    )  # fmt: skip
-    below.plot(t, circular, "s", color=ORANGE, markersize=8, label=f"transform of {n} points")
-    below.plot(t, whole[:L], "o", color=BLUE, markersize=4, label="right answer")
+    below.bar(t[:wrong], circular[:wrong] - whole[:wrong], bottom=whole[:wrong], **leaks)
+    lines = [
+        *below.plot(t, circular, "s", color=ORANGE, markersize=8, label=f"transform of {n} points"),
+        *below.plot(t, whole[:L], "o", color=BLUE, markersize=4, label="right answer"),
+    ]
     title = f"n = {n}: {wrong} of {L} outputs are wrong" if wrong else f"n = {n}: all right"
     below.set(
         xlabel="index, from 0", ylabel="output", title=title, ylim=(0, 1.6 * whole.max()),
         xlim=(-0.8, L + J - 1.2),
     )  # fmt: skip
-    below.legend(loc="upper right", fontsize=9)
+    leaked = Patch(**leaks, label="leaked in")
+    below.legend(handles=[*lines, leaked], loc="upper right", fontsize=9)
     return figure
 
 

@@ -448,7 +448,151 @@ REMEMBER = Exercise(
 )
 
 
-# 04.4 — the bias of a fresh model
+# 04.4 — redraw the past
+
+
+def _redraw(c, L):
+    return _mixture(c, (torch.arange(L, dtype=c.dtype) + 0.5) / L)
+
+
+def _mixture(c, r, scale=lambda n: math.sqrt(2 * n + 1), shape=None):
+    """Σ_n c_n scale(n) shape_n(2r − 1), Legendre polynomials unless another shape is given."""
+    x, total = 2 * r - 1, torch.zeros_like(r)
+    shapes = _legendre(x, len(c)) if shape is None else shape(x, len(c))
+    for n, values in enumerate(shapes):
+        total = total + c[n] * scale(n) * values
+    return total
+
+
+def _legendre(x, N):
+    shapes = [torch.ones_like(x), x]
+    for n in range(1, N):
+        shapes.append(((2 * n + 1) * x * shapes[n] - n * shapes[n - 1]) / (n + 1))
+    return shapes[:N]
+
+
+def _legendre_off_by_one(x, N):
+    shapes = [torch.ones_like(x), x]
+    for n in range(2, N + 1):
+        shapes.append(((2 * n + 1) * x * shapes[n - 1] - n * shapes[n - 2]) / (n + 1))
+    return shapes[:N]
+
+
+def _chebyshev(x, N):
+    return [torch.cos(n * torch.arccos(x)) for n in range(N)]
+
+
+def _redraw_by_series(c, L):
+    weights = c.numpy() * np.sqrt(2 * np.arange(len(c)) + 1)
+    past = np.polynomial.Legendre(weights, domain=[0, L])
+    return past(np.arange(L) + 0.5)
+
+
+def _redraw_by_binomials(c, L):
+    """P_n(2r − 1) = Σ_k (−1)^{n+k} C(n, k) C(n+k, k) r^k, in Python integers."""
+    samples = []
+    for j in range(L):
+        r, value = Fraction(2 * j + 1, 2 * L), 0.0
+        for n, weight in enumerate(c.tolist()):
+            terms = [
+                (-1) ** (n + k) * math.comb(n, k) * math.comb(n + k, k) * r**k for k in range(n + 1)
+            ]
+            value += weight * math.sqrt(2 * n + 1) * float(sum(terms))
+        samples.append(value)
+    return samples
+
+
+def _at(moments: Callable):
+    return lambda c, L: _mixture(c, moments(torch.arange(L, dtype=c.dtype), L))
+
+
+def _drawn_with(**options):
+    return lambda c, L: _mixture(c, (torch.arange(L, dtype=c.dtype) + 0.5) / L, **options)
+
+
+def _memories(draw: Draw):
+    def drawn(N):
+        return draw.uniform(N, low=0.3, high=1.5) * _signs(N)
+
+    return [
+        (torch.tensor([4.0, 8 / 9 * math.sqrt(3)]).double(), 3),
+        (drawn(4), 7),
+        (strided(drawn(5)), 4),
+        (drawn(6), 1),
+        (drawn(1), 5),
+        (drawn(3), 10),
+        (drawn(8), 7),
+        (drawn(20), 9),
+        (drawn(40), 20),
+        (-draw.uniform(3, low=0.3, high=1.5), 4),
+    ]
+
+
+REDRAW = Exercise(
+    title="Redraw the past",
+    difficulty=3,
+    hints=(
+        "The middle of sample j = 0 … L − 1 lies at the share r = (j + ½)/L of the past, and the "
+        "Legendre polynomials want x = 2r − 1.",
+        "P_0 = 1, P_1 = x, and (n + 1)·P_{n+1} = (2n + 1)·x·P_n − n·P_{n−1}. Add up "
+        "c_n·√(2n+1)·P_n(x).",
+    ),
+    specification=_redraw,
+    alternatives=(_redraw_by_series, _redraw_by_binomials),
+    arguments=("c", "L"),
+    cases=_memories,
+    mistakes={
+        "√(2n+1) is missing: the shape φ_n is √(2n+1)·P_n": _drawn_with(scale=lambda n: 1.0),
+        "this divides by √(2n+1), the shape has it as a factor": (
+            _drawn_with(scale=lambda n: 1 / math.sqrt(2 * n + 1))
+        ),
+        "the factor is √(2n+1): the root is missing": _drawn_with(scale=lambda n: 2 * n + 1),
+        "n counts from 0, so the factor is √(2n+1), not √(2n−1) or √(2n+3)": (
+            _drawn_with(scale=lambda n: math.sqrt(abs(2 * n - 1))),
+            _drawn_with(scale=lambda n: math.sqrt(2 * n + 3)),
+        ),
+        "the polynomials want x = 2r − 1 from −1 to 1: this gives them r from 0 to 1": (
+            _at(lambda j, L: ((j + 0.5) / L + 1) / 2)
+        ),
+        "the past is drawn backwards: the oldest sample comes first": (
+            lambda c, L: _redraw(c, L).flip(0),
+            _at(lambda j, L: 1 - (j + 0.5) / L),  # x = 1 − 2r
+        ),
+        "this looks at the beginning of each interval; its middle is half a sample later": (
+            _at(lambda j, L: j / L)
+        ),
+        "this looks at the end of each interval; its middle is half a sample earlier": (
+            _at(lambda j, L: (j + 1) / L)
+        ),
+        "this spreads L points from the first moment to the last; the middles of the samples are "
+        "(j + ½)/L": (
+            lambda c, L: _mixture(c, torch.linspace(0, 1, L, dtype=c.dtype)),
+            _at(lambda j, L: j / max(L - 1, 1) + 0 * j),
+        ),
+        "these are powers of x, not Legendre polynomials": (
+            _drawn_with(shape=lambda x, N: [x**n for n in range(N)])
+        ),
+        "these are powers of r, not Legendre polynomials": (
+            _drawn_with(shape=lambda x, N: [((x + 1) / 2) ** n for n in range(N)])
+        ),
+        "these are Chebyshev's polynomials, not Legendre's": _drawn_with(shape=_chebyshev),
+        "the index in the recurrence of the polynomials is off by one": (
+            _drawn_with(shape=_legendre_off_by_one)
+        ),
+        "the coefficients are in the other order: c_0 belongs to the mean": (
+            lambda c, L: _redraw(c.flip(0), L)
+        ),
+        "every coefficient counts: this leaves the last one out": (
+            lambda c, L: _redraw(c[:-1], L) if len(c) > 1 else torch.zeros(L, dtype=c.dtype)
+        ),
+        "this is the mean alone, c_0; the other coefficients give it its shape": (
+            lambda c, L: c[:1].expand(L)
+        ),
+    },
+)
+
+
+# 04.5 — the bias of a fresh model
 
 
 def _log_uniform(u, low, high):
@@ -563,7 +707,7 @@ def _inverse_raw(x: Tensor) -> Tensor:
     return x + torch.log(-torch.expm1(-x))
 
 
-# 04.5 — a range of Δ for wanted half-lives
+# 04.6 — a range of Δ for wanted half-lives
 
 
 def _step_range(shortest, longest, N):
@@ -591,7 +735,7 @@ def _step_range_by_search(shortest, longest, N):
 
 STEP_RANGE = Exercise(
     title="Steps for the memory you want",
-    difficulty=3,
+    difficulty=2,
     hints=(
         "Which state of a channel has the longest half-life, and does it get longer or shorter "
         "when Δ grows?",
@@ -661,155 +805,11 @@ STEP_RANGE = Exercise(
 )
 
 
-# 04.6 — redraw the past
-
-
-def _redraw(c, L):
-    return _mixture(c, (torch.arange(L, dtype=c.dtype) + 0.5) / L)
-
-
-def _mixture(c, r, scale=lambda n: math.sqrt(2 * n + 1), shape=None):
-    """Σ_n c_n scale(n) shape_n(2r − 1), Legendre polynomials unless another shape is given."""
-    x, total = 2 * r - 1, torch.zeros_like(r)
-    shapes = _legendre(x, len(c)) if shape is None else shape(x, len(c))
-    for n, values in enumerate(shapes):
-        total = total + c[n] * scale(n) * values
-    return total
-
-
-def _legendre(x, N):
-    shapes = [torch.ones_like(x), x]
-    for n in range(1, N):
-        shapes.append(((2 * n + 1) * x * shapes[n] - n * shapes[n - 1]) / (n + 1))
-    return shapes[:N]
-
-
-def _legendre_off_by_one(x, N):
-    shapes = [torch.ones_like(x), x]
-    for n in range(2, N + 1):
-        shapes.append(((2 * n + 1) * x * shapes[n - 1] - n * shapes[n - 2]) / (n + 1))
-    return shapes[:N]
-
-
-def _chebyshev(x, N):
-    return [torch.cos(n * torch.arccos(x)) for n in range(N)]
-
-
-def _redraw_by_series(c, L):
-    weights = c.numpy() * np.sqrt(2 * np.arange(len(c)) + 1)
-    past = np.polynomial.Legendre(weights, domain=[0, L])
-    return past(np.arange(L) + 0.5)
-
-
-def _redraw_by_binomials(c, L):
-    """P_n(2r − 1) = Σ_k (−1)^{n+k} C(n, k) C(n+k, k) r^k, in Python integers."""
-    samples = []
-    for j in range(L):
-        r, value = Fraction(2 * j + 1, 2 * L), 0.0
-        for n, weight in enumerate(c.tolist()):
-            terms = [
-                (-1) ** (n + k) * math.comb(n, k) * math.comb(n + k, k) * r**k for k in range(n + 1)
-            ]
-            value += weight * math.sqrt(2 * n + 1) * float(sum(terms))
-        samples.append(value)
-    return samples
-
-
-def _at(moments: Callable):
-    return lambda c, L: _mixture(c, moments(torch.arange(L, dtype=c.dtype), L))
-
-
-def _drawn_with(**options):
-    return lambda c, L: _mixture(c, (torch.arange(L, dtype=c.dtype) + 0.5) / L, **options)
-
-
-def _memories(draw: Draw):
-    def drawn(N):
-        return draw.uniform(N, low=0.3, high=1.5) * _signs(N)
-
-    return [
-        (torch.tensor([4.0, 8 / 9 * math.sqrt(3)]).double(), 3),
-        (drawn(4), 7),
-        (strided(drawn(5)), 4),
-        (drawn(6), 1),
-        (drawn(1), 5),
-        (drawn(3), 10),
-        (drawn(8), 7),
-        (drawn(20), 9),
-        (drawn(40), 20),
-        (-draw.uniform(3, low=0.3, high=1.5), 4),
-    ]
-
-
-REDRAW = Exercise(
-    title="Redraw the past",
-    difficulty=4,
-    hints=(
-        "The middle of sample j = 0 … L − 1 lies at the share r = (j + ½)/L of the past, and the "
-        "Legendre polynomials want x = 2r − 1.",
-        "P_0 = 1, P_1 = x, and (n + 1)·P_{n+1} = (2n + 1)·x·P_n − n·P_{n−1}. Add up "
-        "c_n·√(2n+1)·P_n(x).",
-    ),
-    specification=_redraw,
-    alternatives=(_redraw_by_series, _redraw_by_binomials),
-    arguments=("c", "L"),
-    cases=_memories,
-    mistakes={
-        "√(2n+1) is missing: the shape φ_n is √(2n+1)·P_n": _drawn_with(scale=lambda n: 1.0),
-        "this divides by √(2n+1), the shape has it as a factor": (
-            _drawn_with(scale=lambda n: 1 / math.sqrt(2 * n + 1))
-        ),
-        "the factor is √(2n+1): the root is missing": _drawn_with(scale=lambda n: 2 * n + 1),
-        "n counts from 0, so the factor is √(2n+1), not √(2n−1) or √(2n+3)": (
-            _drawn_with(scale=lambda n: math.sqrt(abs(2 * n - 1))),
-            _drawn_with(scale=lambda n: math.sqrt(2 * n + 3)),
-        ),
-        "the polynomials want x = 2r − 1 from −1 to 1: this gives them r from 0 to 1": (
-            _at(lambda j, L: ((j + 0.5) / L + 1) / 2)
-        ),
-        "the past is drawn backwards: the oldest sample comes first": (
-            lambda c, L: _redraw(c, L).flip(0),
-            _at(lambda j, L: 1 - (j + 0.5) / L),  # x = 1 − 2r
-        ),
-        "this looks at the beginning of each interval; its middle is half a sample later": (
-            _at(lambda j, L: j / L)
-        ),
-        "this looks at the end of each interval; its middle is half a sample earlier": (
-            _at(lambda j, L: (j + 1) / L)
-        ),
-        "this spreads L points from the first moment to the last; the middles of the samples are "
-        "(j + ½)/L": (
-            lambda c, L: _mixture(c, torch.linspace(0, 1, L, dtype=c.dtype)),
-            _at(lambda j, L: j / max(L - 1, 1) + 0 * j),
-        ),
-        "these are powers of x, not Legendre polynomials": (
-            _drawn_with(shape=lambda x, N: [x**n for n in range(N)])
-        ),
-        "these are powers of r, not Legendre polynomials": (
-            _drawn_with(shape=lambda x, N: [((x + 1) / 2) ** n for n in range(N)])
-        ),
-        "these are Chebyshev's polynomials, not Legendre's": _drawn_with(shape=_chebyshev),
-        "the index in the recurrence of the polynomials is off by one": (
-            _drawn_with(shape=_legendre_off_by_one)
-        ),
-        "the coefficients are in the other order: c_0 belongs to the mean": (
-            lambda c, L: _redraw(c.flip(0), L)
-        ),
-        "every coefficient counts: this leaves the last one out": (
-            lambda c, L: _redraw(c[:-1], L) if len(c) > 1 else torch.zeros(L, dtype=c.dtype)
-        ),
-        "this is the mean alone, c_0; the other coefficients give it its shape": (
-            lambda c, L: c[:1].expand(L)
-        ),
-    },
-)
-
-
 EXERCISES = {
     "04.1": HALF_LIVES,
     "04.2": LEGS,
     "04.3": REMEMBER,
-    "04.4": DT_BIAS,
-    "04.5": STEP_RANGE,
-    "04.6": REDRAW,
+    "04.4": REDRAW,
+    "04.5": DT_BIAS,
+    "04.6": STEP_RANGE,
 }
