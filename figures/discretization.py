@@ -212,7 +212,7 @@ def gate() -> Figure:
         axes.plot(r, weight, style, color=colour, markevery=20, label=label)
     axes.axhline(1, color=GREY, linewidth=1)
     axes.set(
-        xlabel="r, what the network computes before the softplus", ylabel="weight", ylim=(0, 3)
+        xlabel="r, what the network computes before the softplus", ylabel="weight", ylim=(0, 5.5)
     )
     axes.legend(loc="upper left")
     return figure

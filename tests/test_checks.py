@@ -123,13 +123,6 @@ def b_bar_without_gradient(a, b, dt):
         return lesson_02.NEAR_ZERO.specification(a, b, dt)
 
 
-def b_bar_with_a_short_series(a, b, dt):
-    z = dt * a
-    near = z.abs() < 1e-5
-    safe = torch.where(near, torch.ones_like(z), z)
-    return dt * b * torch.where(near, 1 + z / 2, torch.expm1(safe) / safe)
-
-
 def bias_by_series(dt):
     return torch.where(dt < 2e-2, torch.log(dt) + dt / 2, torch.log(torch.expm1(dt)))
 
@@ -160,7 +153,6 @@ def in_single_precision(a, b, dts, xs):
         ("02.3", lambda a, b, dt: dt * b * (1 + dt * a / 2)),
         ("02.3", lambda a, b, dt: torch.nan_to_num(b * torch.expm1(dt * a) / a, nan=1.0)),
         ("02.3", lambda a, b, dt: (dt * b * torch.expm1(dt * a + 1e-12) / (dt * a + 1e-12))[:1]),
-        ("02.3", b_bar_with_a_short_series),
         ("02.4", bias_by_series),
         ("02.4", lambda dt: lesson_02.BIAS.specification(dt.clamp(min=1e-4))),
         ("02.4", lambda dt: torch.log(dt) + dt / 2),

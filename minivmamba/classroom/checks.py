@@ -232,7 +232,9 @@ SIX_DIGITS = (
 
 def _given(exercise: Exercise, case: tuple) -> str:
     names = zip(exercise.arguments, case, strict=True)
-    return ", ".join(f"{name} = {_short(value)}" for name, value in names)
+    given = ", ".join(f"{name} = {_short(value)}" for name, value in names)
+    single = any(isinstance(value, Tensor) and value.dtype == torch.float32 for value in case)
+    return given + " in float32" * single
 
 
 def _difference(given: str, observed, expected) -> str:

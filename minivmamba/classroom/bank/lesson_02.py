@@ -254,9 +254,12 @@ def _quotient_with_where(a, b, dt):
     return torch.where(z == 0, dt * b, dt * b * torch.expm1(z) / z)
 
 
-def _shifted(a, b, dt):
-    z = dt * a + 1e-6
-    return dt * b * torch.expm1(z) / z
+def _shifted(by):
+    def weight(a, b, dt):
+        z = dt * a + by
+        return dt * b * torch.expm1(z) / z
+
+    return weight
 
 
 def _exp_minus_one(near):
@@ -379,6 +382,8 @@ def _entries(draw: Draw):
         (_double(0, 1e-12, -1e-8, 3e-6, -9e-6, 8e-5, 2e-10, -3.3e-9), ONE, ONE),
         (-torch.logspace(-4, 0, 13, dtype=torch.float32), ONE.float(), ONE.float()),
         (torch.tensor([1e-9, -1e-8, 1e-7, 0.0], dtype=torch.float32), ONE.float(), ONE.float()),
+        (torch.logspace(-9, -6.01, 20, dtype=torch.float32), ONE.float(), ONE.float()),
+        (-torch.logspace(-9, -6.01, 20, dtype=torch.float32), ONE.float(), ONE.float()),
     ]
 
 
@@ -415,13 +420,17 @@ NEAR_ZERO = Exercise(
         ),
         NAN_GRADIENT: (_quotient_with_where, _quotient_with_exp),
         "a small number added to the denominator moves every value a little, also where there is "
-        "no danger": _shifted,
+        "no danger": tuple(_shifted(by) for by in (1e-4, 1e-6, 1e-8, 1e-10)),
         "right on paper, but exp(z) − 1 loses digits near 0 in float32: expm1 keeps them": tuple(
             _exp_minus_one(near) for near in (0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
         ),
         "the series is used too far from 0 for its number of terms: the gradient needs one term "
         "more, or a smaller limit": tuple(
-            _series(near, terms) for near, terms in [(1e-3, 3), (1e-2, 3), (2e-2, 4), (1e-6, 2)]
+            _series(near, terms) for near, terms in [(1e-3, 3), (1e-2, 3), (2e-2, 4)]
+        ),
+        "two terms are too few: for the gradient in float64 the limit must be smaller, for the one "
+        "in float32 it must not; take one term more": tuple(
+            _series(near, 2) for near in (1e-7, 1.2e-7, 3e-7, 1e-6, 1e-5, 1e-4, 1e-3)
         ),
         "the values are right, but next to 0 the gradient of the quotient loses all its digits: it "
         "is the difference of two huge numbers; use the series in a neighbourhood of 0, not at 0 "
