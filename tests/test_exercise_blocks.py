@@ -6,10 +6,11 @@ import re
 import nbformat
 import pytest
 
-from minivmamba.classroom import Verdict, check, claim, hint, progress
+from minivmamba.classroom import Verdict, check, claim, folded, hint, progress
 from minivmamba.classroom.book import NOTEBOOKS
 from minivmamba.classroom.checks import verdicts
 from minivmamba.classroom.exercise import exercises_of
+from minivmamba.classroom.guide import Folded
 
 LESSONS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
@@ -102,6 +103,15 @@ def test_claim_says_what_holds_and_raises_what_does_not(capsys):
     assert capsys.readouterr().out == "✓ half of two is one\n"
     with pytest.raises(AssertionError, match="this does not hold: all are true"):
         claim("all are true", [True, False])
+
+
+def test_answers_are_folded_away(capsys):
+    with folded("Answers"):
+        print("1. a < b")
+        print("2. yes")
+    assert capsys.readouterr().out == "Answers:\n1. a < b\n2. yes\n"  # where there is no page
+    page = Folded("Answers", "1. a < b\n2. yes")._repr_html_()
+    assert page == "<details><summary>Answers</summary>1. a &lt; b<br>2. yes</details>"
 
 
 def test_a_verdict_is_true_when_the_answer_is_right():

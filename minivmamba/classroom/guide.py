@@ -1,4 +1,9 @@
-"""Beside the exercises: hints, a table of progress, and claims that check themselves."""
+"""Beside the exercises: hints, progress, claims that check themselves, answers folded away."""
+
+import contextlib
+import html
+import io
+from collections.abc import Iterator
 
 import torch
 
@@ -52,3 +57,27 @@ def claim(sentence: str, holds) -> None:
     if not bool(torch.as_tensor(holds).all()):
         raise AssertionError(f"this does not hold: {sentence}")
     print(f"✓ {sentence}")
+
+
+class Folded:
+    """A text that a notebook shows under a title, only when the reader opens it."""
+
+    def __init__(self, title: str, text: str) -> None:
+        self.title, self.text = title, text
+
+    def _repr_html_(self) -> str:
+        text = html.escape(self.text).replace("\n", "<br>")
+        return f"<details><summary>{html.escape(self.title)}</summary>{text}</details>"
+
+    def __repr__(self) -> str:
+        return f"{self.title}:\n{self.text}"
+
+
+@contextlib.contextmanager
+def folded(title: str = "Answers") -> Iterator[None]:
+    """Fold away what is printed inside; the reader opens it by a click on the title."""
+    from IPython.display import display
+
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        yield
+    display(Folded(title, printed.getvalue().strip()))
