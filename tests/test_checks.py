@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -283,6 +284,21 @@ def test_what_an_answer_switches_is_switched_back():
 
     assert check("02.4", meddles)
     assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+
+
+def test_the_known_mistakes_warn_nobody():
+    """They run beside every wrong answer, and some divide by zero."""
+
+    def warns(dt):
+        warnings.warn("nothing for the reader", stacklevel=1)
+        return dt
+
+    exercise = dataclasses.replace(lesson_02.BIAS, mistakes={"this warns": warns})
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for answer, status in ((torch.sin, "wrong"), (lambda dt: dt, "wrong")):
+            assert checks._judge(exercise, answer, exercise.cases(Draw(0)))[0] == status
+    assert not seen
 
 
 def test_your_line_is_the_readers_own():

@@ -84,7 +84,7 @@ def _kicks(draw: Draw):
         (torch.arange(-16, 0).double(), draw.uniform(16), draw.uniform(16), _tensor([-80.0, 0.1])),
         (a, b, c, _tensor([-1e-3, 1e-3])),
         (_tensor([-1e-3, -2.0]), b, c, _tensor([0.0, 900.0])),
-        (_tensor([-1.0, -1.0]), b, c, _tensor([0.0, 0.5, -5e-7])),
+        (_tensor([-1.0, -1.0]), b, c, _tensor([0.0, 0.5, -5e-10])),
         (_tensor([1.0, -1.0]), b, c, _tensor([60.0])),
     ]
 

@@ -35,7 +35,7 @@ def _scalar_systems(draw: Draw):
     fixed = [(-1.0, 1.0, LN2), (-0.5, 3.0, 0.8), (-4.0, -2.0, 0.3), (0.7, 1.5, 1.1)]
     drawn = [(draw.number(-3, -0.1), draw.number(-2, 2), draw.number(0.05, 1.5)) for _ in range(4)]
     small = [(-9e-4, 1.0, 100.0), (-9e-7, 2.0, 1e5), (-9e-3, 2.0, 1.0)]  # a near 0, exactly
-    small += [(-1e-4, 1.0, 9.0), (-9e-6, 10.0, 10.0)]
+    small += [(-1e-4, 1.0, 9.0), (-9e-6, 10.0, 10.0), (-9e-7, 1.0, 10.0)]
     far = [(-16.0, 1.0, 1.0), (-0.7, 0.0, 0.5), (-1.0, 1.0, 20.0)]
     return fixed + drawn + small + far
 
@@ -235,7 +235,7 @@ def _value_and_gradient(function, case):
     gradient is looked at only where a series is the one right way: next to 0.
     """
     a, b, dt = case
-    if a.dtype == torch.float32 and a.abs().max() > 1e-6:
+    if a.dtype == torch.float32 and (a * dt).abs().max() > 1e-6:
         return Observed(value=function(a, b, dt))
     with torch.enable_grad():  # whatever an earlier cell has switched off
         value = function(a.requires_grad_(), b, dt)
@@ -298,6 +298,19 @@ def _series(near, terms):
     def weight(a, b, dt):
         z = dt * a
         close = z.abs() < near
+        safe = torch.where(close, torch.ones_like(z), z)
+        series = sum(z**k / math.factorial(k + 1) for k in range(terms))
+        return dt * b * torch.where(close, series, torch.expm1(safe) / safe)
+
+    return weight
+
+
+def _series_by_a(near, terms):
+    """As `_series`, but it asks whether a is near 0."""
+
+    def weight(a, b, dt):
+        z = dt * a
+        close = (a.abs() < near).expand_as(z)
         safe = torch.where(close, torch.ones_like(z), z)
         series = sum(z**k / math.factorial(k + 1) for k in range(terms))
         return dt * b * torch.where(close, series, torch.expm1(safe) / safe)
@@ -384,6 +397,19 @@ def _entries(draw: Draw):
         (torch.tensor([1e-9, -1e-8, 1e-7, 0.0], dtype=torch.float32), ONE.float(), ONE.float()),
         (torch.logspace(-9, -6.01, 20, dtype=torch.float32), ONE.float(), ONE.float()),
         (-torch.logspace(-9, -6.01, 20, dtype=torch.float32), ONE.float(), ONE.float()),
+        # A small Δ brings a large a near 0 (b is large so that the gradient counts), …
+        *[
+            (torch.tensor(a), torch.tensor(b), torch.tensor(dt))
+            for a, b, dt in [
+                ([-5e-6, -2e-6], 50.0, 0.1),
+                ([-3e-5, -2e-5], 1e3, 0.02),
+                ([-2e-4, 3e-4], 1e5, 0.002),
+                ([-2e-3, 3e-3], 1e7, 2e-4),
+            ]
+        ],
+        # … and a large Δ takes a small a away from it.
+        *[(_double(a), ONE, _double(dt)) for a, dt in [(-9e-4, 1e3), (9e-5, 1e4), (9e-6, 1e5)]],
+        (_double(9e-7), ONE, _double(1e6)),
     ]
 
 
@@ -426,10 +452,15 @@ NEAR_ZERO = Exercise(
         ),
         "the series is used too far from 0 for its number of terms: the gradient needs one term "
         "more, or a smaller limit": tuple(
-            _series(near, terms) for near, terms in [(1e-3, 3), (1e-2, 3), (2e-2, 4)]
+            _series(near, terms)
+            for near, terms in [(1e-3, 3), (1e-2, 3), (2e-2, 4), (0.1, 5), (0.5, 8), (1, 10)]
         ),
-        "two terms are too few: for the gradient in float64 the limit must be smaller, for the one "
-        "in float32 it must not; take one term more": tuple(
+        "near 0 is a question to z = Δa, not to a: a small Δ brings a large a near 0, a large Δ "
+        "takes a small a away": tuple(
+            _series_by_a(near, terms) for near in (1e-6, 1e-5, 1e-4, 1e-3) for terms in (3, 4, 6)
+        ),
+        "next to 0 the quotient is used where its gradient has lost its digits (in float32 up to "
+        "|z| = 1e-6): widen the limit of the series, and give it a term more if it has two": tuple(
             _series(near, 2) for near in (1e-7, 1.2e-7, 3e-7, 1e-6, 1e-5, 1e-4, 1e-3)
         ),
         "the values are right, but next to 0 the gradient of the quotient loses all its digits: it "
@@ -470,6 +501,7 @@ def _steps(draw: Draw):
         (torch.tensor([12.0, 25.0], dtype=torch.float64),),
         (torch.tensor([0.68, 0.7, 0.71], dtype=torch.float64),),
         (torch.tensor([9e-7, 1e-12, 1.5e-7, 13.5], dtype=torch.float64),),
+        (torch.tensor([1e-12, 1e-9, 5e-8, 12.0, 25.0], dtype=torch.float32),),
     ]
 
 
@@ -568,6 +600,9 @@ def _clocks(draw: Draw):
         (-0.1, 1.0, _double(5, 3), _double(1, -2)),
         (-0.1, 1.0, _double(0.09, 0.05), _double(1, 2)),
         (-1e-3, 1.0, _double(0.9, 0.5), _double(1, 2)),
+        *[(a, 1.0, _double(1, 0.5), _double(1, 2)) for a in (-9e-5, -9e-6, -9e-7)],
+        *[(a, 1.0, _double(-0.09, -0.045) / a, _double(1, 2)) for a in (-9e-5, -9e-6, -9e-7)],
+        (-0.01, 1.0, torch.ones(100).double(), torch.ones(100).double()),
         (-2.0, 1.0, draw.uniform(900, low=0.5, high=1.5), draw.uniform(900)),
     ]
 

@@ -1,5 +1,7 @@
 """The exercises of lesson 03, recurrence and convolution."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -309,13 +311,13 @@ def _power_of_two(n):
 
 def _kernels_of_other_lengths(draw: Draw):
     lengths = [(1, 1), (1, 4), (5, 1), (3, 7), (7, 3), (6, 6), (4, 13), (13, 4), (8, 8), (20, 17)]
-    lengths += [(6, 6), (600, 500), (2500, 2500)]
+    lengths += [(6, 6), (600, 500), (2500, 2500), (3, 10)]
     drawn = [(_sizes(draw, J, 0.3, 2), _sizes(draw, L, 0.3, 2)) for J, L in lengths]
     drawn.append((strided(drawn[3][0]), strided(drawn[3][1])))
     with_zeros = [
         (_double(0, 0.25, 0.1875), _double(0, 4, 8)),
         (_double(1, 2), _double(1, 0, 0, 0)),
-        (_double(1e-7), _double(1, 2)),
+        (_double(1e-9), _double(1, 2)),
     ]
     return [(_double(0.5, 0.25, 0.125), _double(4, 0, 8)), *drawn, *with_zeros]
 
@@ -342,6 +344,9 @@ CONVOLVE_FFT = Exercise(
         "short, L + J − 1 points are needed": lambda K, x: _circle(K, x, len(x)),
         "n = max(L, J) is still too short: L + J − 1 points are needed": (
             lambda K, x: _circle(K, x, max(len(K), len(x)))
+        ),
+        "the power of two below L + J − 1 is too short: round up, not down": (
+            lambda K, x: _circle(K, x, 2 ** int(math.log2(len(K) + len(x) - 1)))
         ),
         "the next power of two after max(L, J) is sometimes too short: take one that is at least "
         "L + J − 1": lambda K, x: _circle(K, x, _power_of_two(max(len(K), len(x)))),
@@ -755,6 +760,19 @@ def _forgetting_box(name: str, w: float):
     return _named(name, system)
 
 
+def _quieter(x):
+    return 0.3 - 1.1 * x.abs()
+
+
+def _weighing_box(name: str, w: float):
+    """Only the weight of the input listens to it."""
+
+    def system(x):
+        return _recurrence(x, torch.full_like(x, 0.8), torch.sigmoid(w * x))
+
+    return _named(name, system)
+
+
 def _exact_boxes():
     """Linear boxes whose answers are never rounded."""
     return [
@@ -781,6 +799,10 @@ def _boxes(draw: Draw):
         _softplus_box("selective_box_with_negative_weight", lambda x: b - w * x, A=-0.7),
         _softplus_box("selective_box_that_hears_the_size", lambda x: w * x.abs() - 1, A=-1.0),
         _forgetting_box("box_that_forgets_selectively", w),
+        _forgetting_box("box_that_forgets_selectively_with_negative_weight", -w),
+        _weighing_box("box_that_weighs_selectively", w),
+        _softplus_box("box_that_hears_the_size_with_negative_weight", _quieter, A=-1.0),
+        _constant_box("box_with_round_numbers", 0.5, 0.25),
         _softplus_box("box_that_hears_little", lambda x: 0.002 * x, A=-1.0),
         _named("quiet_box", lambda x: 1e-4 * loud(x)),
         *_exact_boxes(),
@@ -908,7 +930,7 @@ LINEAR = Exercise(
     diagnose=_rounding,
     mistakes={
         "this calls every box linear: ask it two different inputs, not zeros or tiny numbers, and "
-        "compare the answers with what linearity demands": (
+        "compare the answers entry by entry with what linearity demands": (
             lambda system: torch.allclose(system(PROBE), system(PROBE)),
             lambda system: torch.allclose(system(0 * PROBE), 2 * system(0 * PROBE)),
             lambda system: True,
@@ -928,8 +950,26 @@ LINEAR = Exercise(
         "linear": _doubles_and_shifts,
         "this turns the sign only: a step that depends on the size of the input passes, because x "
         "and −x have the same size": lambda system: torch.allclose(system(-PROBE), -system(PROBE)),
-        "a single 1, a single sample, or a look at the first output alone, finds an empty state: "
-        "whether the box forgets selectively shows only when there is something to forget": (
+        "the deviation may be negative: take .abs() before you compare it with a tolerance": (
+            lambda system: (system(PROBE) + system(OTHER) - system(PROBE + OTHER)).max() < 1e-9,
+            lambda system: (system(PROBE + OTHER) - system(PROBE) - system(OTHER)).max() < 1e-9,
+        ),
+        "single 1s that do not overlap never add up to another size: a box whose weight listens "
+        "answers them like a linear one": (
+            lambda system: torch.allclose(
+                system(_double(1, 0, 0, 1)),
+                system(_double(1, 0, 0, 0)) + system(_double(0, 0, 0, 1)),
+            ),
+            lambda system: torch.allclose(
+                system(_double(1, 1)), system(_double(1, 0)) + system(_double(0, 1))
+            ),
+        ),
+        "a single 1, a single sample, or a look at the first output alone (also .any() for "
+        ".all()), finds an empty state: whether the box forgets selectively shows only when there "
+        "is something to forget (and huge inputs shut a gate altogether)": (
+            lambda system: torch.isclose(
+                system(PROBE + OTHER), system(PROBE) + system(OTHER)
+            ).any(),
             lambda system: torch.allclose(system(2 * _impulse()), 2 * system(_impulse())),
             lambda system: torch.allclose(system(2 * _impulse(1)), 2 * system(_impulse(1))),
             lambda system: torch.allclose(system(4 * PROBE[:1]), 4 * system(PROBE[:1])),
