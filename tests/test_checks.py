@@ -222,6 +222,20 @@ def test_an_answer_without_a_gradient_is_named():
     assert check("02.3", b_bar_without_gradient).reason == lesson_02.CUT
 
 
+def test_the_difference_shown_is_one_that_counts():
+    """Not the rounding of an earlier entry."""
+    late = dataclasses.replace(
+        lesson_02.BIAS,
+        specification=lambda dt: dt,
+        cases=lambda draw: [(torch.linspace(0.1, 0.9, 20),)],
+        observe=lambda function, case: function(*case),
+        mistakes={},
+    )
+    wrong = torch.cat([torch.full((19,), 1e-7), torch.tensor([0.5])])
+    _, reason = checks._judge(late, lambda dt: dt + wrong, late.cases(Draw(0)))
+    assert "expected at [19] 0.9, got 1.4" in reason
+
+
 def test_single_precision_out_of_double_is_named():
     for answer in (in_single_precision, uneven_clock_in_a_default_buffer):
         assert check("02.5", answer).reason == checks.SINGLE

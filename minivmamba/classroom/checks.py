@@ -113,7 +113,8 @@ def _judge(exercise: Exercise, answer: Callable, cases) -> tuple[str, str]:
             return WRONG, sentence
         if all(_same(*result, rough=True) for result in results):
             return WRONG, SIX_DIGITS
-    return WRONG, _difference(_given(exercise, case), theirs, right)
+    differs = _difference(theirs, right, _tolerance(theirs, right, case))
+    return WRONG, f"for {_given(exercise, case)} {differs}"
 
 
 def _is_stub(result) -> bool:
@@ -192,19 +193,23 @@ def _same(left, right, case: tuple, rough: bool = False) -> bool:
     if isinstance(left, Failed) or isinstance(right, Failed):
         both = isinstance(left, Failed) and isinstance(right, Failed)
         return both and type(left.error) is type(right.error)
-    if _is_single(left) or _is_single(right) or (rough and not _holds_double(case)):
-        rtol, atol = 1e-5, 1e-7
-    elif rough or not _holds_double(case):
-        rtol, atol = 1e-6, 1e-6 if rough else 1e-12
-    else:  # seven digits, and just below the rounding of single precision, 6e-8
-        rtol, atol = 5e-8, 1e-10
+    tolerance = _tolerance(left, right, case, rough)
     left, right = _tensors(left), _tensors(right)
     if [part.shape for part in left] != [part.shape for part in right]:
         return False
-    return all(_close(a, b, rtol, atol).all() for a, b in zip(left, right, strict=True))
+    return all(_close(a, b, *tolerance).all() for a, b in zip(left, right, strict=True))
 
 
-def _close(a: Tensor, b: Tensor, rtol: float = 5e-8, atol: float = 1e-10) -> Tensor:
+def _tolerance(left, right, case: tuple, rough: bool = False) -> tuple[float, float]:
+    """The relative and the absolute difference that two results may have."""
+    if _is_single(left) or _is_single(right) or (rough and not _holds_double(case)):
+        return 1e-5, 1e-7
+    if rough or not _holds_double(case):
+        return 1e-6, 1e-6 if rough else 1e-12
+    return 5e-8, 1e-10  # seven digits, and just below the rounding of single precision, 6e-8
+
+
+def _close(a: Tensor, b: Tensor, rtol: float, atol: float) -> Tensor:
     """Entry by entry; a complex number is never close to a real one."""
     if a.is_complex() != b.is_complex():
         return torch.zeros(a.shape, dtype=torch.bool)
@@ -241,16 +246,16 @@ def _given(exercise: Exercise, case: tuple) -> str:
     return given + " in float32" * single
 
 
-def _difference(given: str, observed, expected) -> str:
+def _difference(observed, expected, tolerance: tuple[float, float]) -> str:
     where, both = "", isinstance(observed, Tensor) and isinstance(expected, Tensor)
     if both and observed.shape == expected.shape and observed.numel() > LONG:
-        at = tuple((~_close(observed, expected)).nonzero()[0].tolist())  # the first that differs
+        at = tuple((~_close(observed, expected, *tolerance)).nonzero()[0].tolist())  # the first
         where, observed, expected = f" at {list(at)}", observed[at], expected[at]
     for digits in (5, 9, 17):  # more of them until the reader can see the difference
         right, theirs = _short(expected, digits), _short(observed, digits)
         if right != theirs:
             break
-    return f"for {given} expected{where} {right}, got {theirs}"
+    return f"expected{where} {right}, got {theirs}"
 
 
 LONG = 12  # entries; more are not shown

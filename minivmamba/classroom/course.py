@@ -6,6 +6,7 @@ as the reader sees it and once more on hidden inputs. TEACHING.md tells a teache
 """
 
 import argparse
+import copy
 import os
 import re
 import shutil
@@ -18,18 +19,16 @@ import nbformat
 from nbformat.v4 import new_code_cell
 
 from minivmamba.classroom.book import NOTEBOOKS, find_lessons, store
-from minivmamba.classroom.editions import SOLUTION
+from minivmamba.classroom.editions import SOLUTION, STUB
 from minivmamba.classroom.exercise import find_exercise
 
 CHECK = re.compile(r'^check\("(\d\d\.\d+)", (\w+)\)$', re.MULTILINE)
 LESSON_LINK = re.compile(r"\]\((\d\d_\w+)\.ipynb")
-CONFIG = '''"""The settings of this course; `nbgrader --help-all` lists what can be set."""
+CONFIG = f'''"""The settings of this course; `nbgrader --help-all` lists what can be set."""
 
 c = get_config()
 c.CourseDirectory.course_id = "minivmamba"
-c.ClearSolutions.code_stub = {
-    "python": "raise NotImplementedError  # your answer instead of this line"
-}
+c.ClearSolutions.code_stub = {{"python": "{STUB}"}}
 c.ExecutePreprocessor.timeout = 120  # seconds a cell
 '''
 POINTS = """from minivmamba.classroom import check
@@ -48,8 +47,8 @@ def assignment(complete: Any, seed: int) -> Any:
     Args:
         complete: the notebook of the complete edition. seed: of the hidden inputs.
     """
-    cells = []
-    for cell in complete.cells:
+    notebook, cells = copy.deepcopy(complete), []
+    for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         else:  # every assignment has a folder of its own
@@ -59,8 +58,8 @@ def assignment(complete: Any, seed: int) -> Any:
             number, function = exercise.groups()
             cell.metadata["nbgrader"] = _role(f"answer-{_dashed(number)}", solution=True)
             cells.append(_points(number, function, seed))
-    complete.cells = cells
-    return complete
+    notebook.cells = cells
+    return notebook
 
 
 def _points(number: str, function: str, seed: int) -> Any:

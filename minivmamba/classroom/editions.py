@@ -19,7 +19,7 @@ from minivmamba.classroom.book import NOTEBOOKS, find_lessons, store
 
 STUDENT = "student"  # the folder, beside the complete lessons
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION$", re.DOTALL | re.MULTILINE)
-STUB = r"\1raise NotImplementedError  # your answer instead of this line"
+STUB = "raise NotImplementedError  # your answer instead of this line"
 # A link into this folder, except to another lesson, which has its twin in the student's folder.
 LINK_NEARBY = re.compile(r"\]\((?!\d\d_\w+\.ipynb|https?:|#|/|\.\./)")
 TITLE = re.compile(r"\A(# .+)$", re.MULTILINE)
@@ -35,7 +35,7 @@ def student_edition(complete: Any, name: str) -> Any:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-            cell.source = SOLUTION.sub(STUB, cell.source)
+            cell.source = SOLUTION.sub(rf"\1{STUB}", cell.source)
         else:
             cell.source = LINK_NEARBY.sub("](../", cell.source)
     welcome = (

@@ -36,6 +36,11 @@ class Draw:
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 
 
+def double(*entries: float) -> Tensor:
+    """A vector of these numbers in double precision."""
+    return torch.tensor(entries, dtype=torch.float64)
+
+
 def strided(tensor: Tensor) -> Tensor:
     """The same values with gaps between them in memory, as in a slice of a map: not contiguous,
     and no `view` can flatten it."""

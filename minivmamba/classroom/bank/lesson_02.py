@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minivmamba.classroom.exercise import Draw, Exercise, Observed, strided
+from minivmamba.classroom.exercise import Draw, Exercise, Observed, double, strided
 from minivmamba.discretize import bilinear, euler, mamba_rule, phi, zoh
 
 LN2 = math.log(2)
@@ -347,10 +347,6 @@ ONE = torch.tensor(1.0, dtype=torch.float64)
 ENTRIES = torch.tensor([0.0, -1e-3, 2e-3, -0.05, -0.5, -1.0, -16.0, 0.3], dtype=torch.float64)
 
 
-def _double(*entries):
-    return torch.tensor(entries, dtype=torch.float64)
-
-
 def _b_bar_by_quadrature(a, b, dt):
     """Gauss points on [0, 1]: no special case at 0 at all."""
     points, weights = np.polynomial.legendre.leggauss(40)
@@ -378,21 +374,17 @@ def _entries(draw: Draw):
         (drawn, b, dt),
         (strided(drawn), b, dt),
         (drawn.T.contiguous().T, b, dt),
-        (_double(0, -1e-3, -1), _double(1, 2, -1), _double(0.1, 0.7).view(2, 1)),  # b, dt wider
+        (double(0, -1e-3, -1), double(1, 2, -1), double(0.1, 0.7).view(2, 1)),  # b, dt wider
         (
-            _double(1.3e-5, -2e-5, 3.7e-5, -9e-7, 9.9e-4, -1.9e-2, -4.9e-2, 0.099, -0.49, 0.99),
+            double(1.3e-5, -2e-5, 3.7e-5, -9e-7, 9.9e-4, -1.9e-2, -4.9e-2, 0.099, -0.49, 0.99),
             ONE,
             ONE,
         ),
-        (
-            _double(8e-5, -9e-4, 9e-3, 0, -1),
-            ONE,
-            _double(20),
-        ),  # near 0 is a question to z, not to a
-        (_double(-40, 3), ONE, ONE),
-        (_double(9e-6, 9e-7, 0), ONE, _double(1000)),
+        (double(8e-5, -9e-4, 9e-3, 0, -1), ONE, double(20)),
+        (double(-40, 3), ONE, ONE),
+        (double(9e-6, 9e-7, 0), ONE, double(1000)),
         (torch.zeros(1).double(), torch.ones(1).double(), torch.ones(1).double() / 2),
-        (_double(0, 1e-12, -1e-8, 3e-6, -9e-6, 8e-5, 2e-10, -3.3e-9), ONE, ONE),
+        (double(0, 1e-12, -1e-8, 3e-6, -9e-6, 8e-5, 2e-10, -3.3e-9), ONE, ONE),
         (-torch.logspace(-4, 0, 13, dtype=torch.float32), ONE.float(), ONE.float()),
         (torch.tensor([1e-9, -1e-8, 1e-7, 0.0], dtype=torch.float32), ONE.float(), ONE.float()),
         (torch.logspace(-9, -6.01, 20, dtype=torch.float32), ONE.float(), ONE.float()),
@@ -408,8 +400,8 @@ def _entries(draw: Draw):
             ]
         ],
         # … and a large Δ takes a small a away from it.
-        *[(_double(a), ONE, _double(dt)) for a, dt in [(-9e-4, 1e3), (9e-5, 1e4), (9e-6, 1e5)]],
-        (_double(9e-7), ONE, _double(1e6)),
+        *[(double(a), ONE, double(dt)) for a, dt in [(-9e-4, 1e3), (9e-5, 1e4), (9e-6, 1e5)]],
+        (double(9e-7), ONE, double(1e6)),
     ]
 
 
@@ -596,12 +588,12 @@ def _clocks(draw: Draw):
         (0.6, 2.0, torch.tensor([0.3, 1.2]).double(), torch.tensor([1.0, -2.0]).double()),
         (-1.0, 1.0, torch.tensor([LN2] * 3).double(), torch.tensor([4.0, 0.0, 8.0]).double()),
         (-1.0, 1.5, torch.tensor([0.5, 1.0, 0.25]), torch.tensor([4.0, 0.0, 8.0])),  # single
-        (-9e-4, 1.0, _double(100, 50), _double(1, 2)),
-        (-0.1, 1.0, _double(5, 3), _double(1, -2)),
-        (-0.1, 1.0, _double(0.09, 0.05), _double(1, 2)),
-        (-1e-3, 1.0, _double(0.9, 0.5), _double(1, 2)),
-        *[(a, 1.0, _double(1, 0.5), _double(1, 2)) for a in (-9e-5, -9e-6, -9e-7)],
-        *[(a, 1.0, _double(-0.09, -0.045) / a, _double(1, 2)) for a in (-9e-5, -9e-6, -9e-7)],
+        (-9e-4, 1.0, double(100, 50), double(1, 2)),
+        (-0.1, 1.0, double(5, 3), double(1, -2)),
+        (-0.1, 1.0, double(0.09, 0.05), double(1, 2)),
+        (-1e-3, 1.0, double(0.9, 0.5), double(1, 2)),
+        *[(a, 1.0, double(1, 0.5), double(1, 2)) for a in (-9e-5, -9e-6, -9e-7)],
+        *[(a, 1.0, double(-0.09, -0.045) / a, double(1, 2)) for a in (-9e-5, -9e-6, -9e-7)],
         (-0.01, 1.0, torch.ones(100).double(), torch.ones(100).double()),
         (-2.0, 1.0, draw.uniform(900, low=0.5, high=1.5), draw.uniform(900)),
     ]

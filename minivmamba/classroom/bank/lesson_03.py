@@ -7,11 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minivmamba.classroom.exercise import Draw, Exercise, Observed, strided
-
-
-def _double(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+from minivmamba.classroom.exercise import Draw, Exercise, Observed, double, strided
 
 
 def _sizes(draw: Draw, count: int, low: float, high: float) -> Tensor:
@@ -53,18 +49,18 @@ def _one_state_each(A_bar, B_bar, C, L):
 def _systems(draw: Draw):
     drawn = [_sizes(draw, 3, 0.3, 0.9), _sizes(draw, 3, 0.5, 2), _sizes(draw, 3, 0.5, 2)]
     return [
-        (_double(0.5), _double(0.5), _double(1), 3),
-        (_double(0.5, 0.25), _double(0.5, 1), _double(2, -1), 5),
+        (double(0.5), double(0.5), double(1), 3),
+        (double(0.5, 0.25), double(0.5, 1), double(2, -1), 5),
         (*drawn, 7),
         (*map(strided, drawn), 4),
-        (_double(-0.7, 0.9, 0.4, 0), _double(1.5, -0.6, 1, 2), _double(0.8, 1.2, -2, 1.1), 6),
-        (_sizes(draw, 2, 0.3, 0.9), _double(1.3, 0.7), _double(0.6, 1.9), 1),
-        (_double(0.6).float(), _double(1.7).float(), _double(-0.8).float(), 5),
-        (_double(0.9, -0.8), _double(1, 2), _double(1, 0.5), 40),
-        (_double(0.2, 0.4, -0.6), _double(1, 2, 3), _double(1, -1, 2), 7),
-        (_double(0), _double(2), _double(1.5), 4),
-        (_double(1, -1), _double(1, 2), _double(1, 3), 6),
-        (_double(0.5), _double(0.5), _double(1), 40),
+        (double(-0.7, 0.9, 0.4, 0), double(1.5, -0.6, 1, 2), double(0.8, 1.2, -2, 1.1), 6),
+        (_sizes(draw, 2, 0.3, 0.9), double(1.3, 0.7), double(0.6, 1.9), 1),
+        (double(0.6).float(), double(1.7).float(), double(-0.8).float(), 5),
+        (double(0.9, -0.8), double(1, 2), double(1, 0.5), 40),
+        (double(0.2, 0.4, -0.6), double(1, 2, 3), double(1, -1, 2), 7),
+        (double(0), double(2), double(1.5), 4),
+        (double(1, -1), double(1, 2), double(1, 3), 6),
+        (double(0.5), double(0.5), double(1), 40),
         (_sizes(draw, 16, 0.3, 0.9), _sizes(draw, 16, 0.5, 2), _sizes(draw, 16, 0.5, 2), 5),
     ]
 
@@ -174,15 +170,15 @@ def _circle(K, x, n):
 def _kernels_and_inputs(draw: Draw):
     K, x = _sizes(draw, 7, 0.3, 2), _sizes(draw, 7, 0.3, 2)
     return [
-        (_double(0.5, 0.25, 0.125), _double(4, 0, 8)),
-        (_double(0, 0.25, 0.1875), _double(4, 0, 8)),
+        (double(0.5, 0.25, 0.125), double(4, 0, 8)),
+        (double(0, 0.25, 0.1875), double(4, 0, 8)),
         (K, x),
         (strided(x[:6]), strided(K[1:])),
         (_sizes(draw, 1, 0.5, 2), _sizes(draw, 1, 1.5, 3)),
         (_sizes(draw, 2, 0.3, 2), _sizes(draw, 2, 0.3, 2)),
-        (_double(3, 1, 2, 0.5, -1).float(), _double(1, -2, 0.5, 4, 3).float()),
-        (_double(1, 2, 0, 0), _double(1, 0, 0, 0)),
-        (_double(0.5, 0.25, 0.125), _double(0, 4, 8)),
+        (double(3, 1, 2, 0.5, -1).float(), double(1, -2, 0.5, 4, 3).float()),
+        (double(1, 2, 0, 0), double(1, 0, 0, 0)),
+        (double(0.5, 0.25, 0.125), double(0, 4, 8)),
         (_sizes(draw, 40, 0.3, 2), _sizes(draw, 40, 0.3, 2)),
     ]
 
@@ -315,11 +311,11 @@ def _kernels_of_other_lengths(draw: Draw):
     drawn = [(_sizes(draw, J, 0.3, 2), _sizes(draw, L, 0.3, 2)) for J, L in lengths]
     drawn.append((strided(drawn[3][0]), strided(drawn[3][1])))
     with_zeros = [
-        (_double(0, 0.25, 0.1875), _double(0, 4, 8)),
-        (_double(1, 2), _double(1, 0, 0, 0)),
-        (_double(1e-9), _double(1, 2)),
+        (double(0, 0.25, 0.1875), double(0, 4, 8)),
+        (double(1, 2), double(1, 0, 0, 0)),
+        (double(1e-9), double(1, 2)),
     ]
-    return [(_double(0.5, 0.25, 0.125), _double(4, 0, 8)), *drawn, *with_zeros]
+    return [(double(0.5, 0.25, 0.125), double(4, 0, 8)), *drawn, *with_zeros]
 
 
 CONVOLVE_FFT = Exercise(
@@ -623,18 +619,18 @@ def _states_and_inputs(draw: Draw):
 
     drawn = system(3, 6)
     return [
-        (_double(1), _double(0.5), _double(0.5), _double(1), _double(8)),
-        (_double(1, 1), _double(0.5, 0.25), _double(0.5, 1), _double(2, -1), _double(8, 0, 4)),
+        (double(1), double(0.5), double(0.5), double(1), double(8)),
+        (double(1, 1), double(0.5, 0.25), double(0.5, 1), double(2, -1), double(8, 0, 4)),
         drawn,
         tuple(map(strided, drawn)),
         system(4, 1),
         system(2, 5),
         system(1, 7),
         (torch.zeros(2).double(), *system(2, 3)[1:]),
-        (_double(1, 2), _double(0, 0.5), _double(1, 1), _double(1, 2), _double(1, 2, 3)),
+        (double(1, 2), double(0, 0.5), double(1, 1), double(1, 2), double(1, 2, 3)),
         tuple(part.float() for part in system(2, 3)),
-        (_double(-1, 0), *system(2, 40)[1:]),
-        (_double(1, 2), _double(0, 0.5), _double(1, 1), _double(1, 2), torch.ones(40).double()),
+        (double(-1, 0), *system(2, 40)[1:]),
+        (double(1, 2), double(0, 0.5), double(1, 1), double(1, 2), torch.ones(40).double()),
     ]
 
 
@@ -859,8 +855,8 @@ def _questioned(function, case):
     return Observed(linear=bool(answer))
 
 
-PROBE = _double(1.0, -0.5, 2.0, 0.3, -1.2, 0.7)
-OTHER = _double(0.4, 1.1, -0.6, 1.7, 0.9, -0.8)
+PROBE = double(1.0, -0.5, 2.0, 0.3, -1.2, 0.7)
+OTHER = double(0.4, 1.1, -0.6, 1.7, 0.9, -0.8)
 
 
 def _is_linear(system):
@@ -957,11 +953,11 @@ LINEAR = Exercise(
         "single 1s that do not overlap never add up to another size: a box whose weight listens "
         "answers them like a linear one": (
             lambda system: torch.allclose(
-                system(_double(1, 0, 0, 1)),
-                system(_double(1, 0, 0, 0)) + system(_double(0, 0, 0, 1)),
+                system(double(1, 0, 0, 1)),
+                system(double(1, 0, 0, 0)) + system(double(0, 0, 0, 1)),
             ),
             lambda system: torch.allclose(
-                system(_double(1, 1)), system(_double(1, 0)) + system(_double(0, 1))
+                system(double(1, 1)), system(double(1, 0)) + system(double(0, 1))
             ),
         ),
         "a single 1, a single sample, or a look at the first output alone (also .any() for "
