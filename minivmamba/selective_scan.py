@@ -1,16 +1,23 @@
 """The selective scan: the one operator of Mamba and VMamba (lesson 05).
 
-`selective_scan` is the door: it checks the arguments, settles the dtype and calls a rung of
-`minivmamba.kernels`. The mathematics and the shapes are told in `kernels/scan_naive.py`.
+`selective_scan` is the door: it checks the arguments, settles the dtype and calls the operator,
+which calls a rung of `minivmamba.kernels`. The mathematics and the shapes are told in
+`kernels/scan_naive.py`. Autograd, torch.compile and torch.export see one operator,
+`torch.ops.minivmamba.selective_scan`, and never look inside.
 """
+
+import functools
+import importlib
+import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from minivmamba.expect import expect_tensors, given
-from minivmamba.kernels.scan_naive import scan_naive
 
-BACKENDS = {"naive": scan_naive}
+BACKENDS = ("naive", "numba")
 
 
 def selective_scan(
@@ -29,7 +36,8 @@ def selective_scan(
     """Run h_t = e^{Δ_t A} h_{t−1} + Δ_t B_t u_t, y_t = C_t·h_t + D u_t from h_0 = 0.
 
     Args:
-        u: input, (batch, K·d, L), for K groups of d channels.
+        u: input, (batch, K·d, L), for K groups of d channels. Any strides; the fastest are those
+            of a channels-last tensor, x.transpose(1, 2) for an x of shape (batch, L, K·d).
         delta: step Δ before bias and softplus, shaped as u.
         A: diagonal state matrix, (K·d, N).
         B, C: (batch, K, N, L): group k serves channels k·d … k·d + d − 1. For one group
@@ -37,46 +45,223 @@ def selective_scan(
         D: skip connection, (K·d,).
         delta_bias: added to delta, (K·d,).
         delta_softplus: pass delta + delta_bias through softplus.
-        backend: "naive", or "auto" for the fastest that can take these arguments (today: naive).
+        backend: "naive" (a loop in PyTorch, any device), "numba" (compiled, CPU), or "auto": numba
+            on a CPU, naive elsewhere or where Numba is missing (said once).
         return_last_state: return (y, h_L) with h_L of shape (batch, K·d, N).
 
     Returns:
         y, shaped as u: float64 if the arguments are, else float32. Half-precision arguments are
         computed in float32, since a state that decays and grows over thousands of steps needs it.
-        Differentiable in every tensor argument.
+        Differentiable in every tensor argument, once.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, float64 meets another dtype, or
             delta_softplus is neither True nor False.
-        ValueError: a shape or device does not fit, or the backend is unknown.
+        ValueError: a shape or device does not fit, the backend is unknown, or it cannot work on
+            this device.
+        ImportError: backend="numba" without Numba.
+        RuntimeError: a second derivative is asked for.
 
     Source: Mamba, arXiv 2312.00752, algorithm 2 and section 3.3; VMamba, arXiv 2401.10166.
     """
     optional = given(D=D, delta_bias=delta_bias)
     expect_tensors(u=u, delta=delta, A=A, B=B, C=C, **optional)
-    if not isinstance(delta_softplus, bool):
-        raise TypeError(f"delta_softplus: expected True or False, got {delta_softplus!r}")
+    expect_scan_options(delta_softplus, backend)
     if B.ndim == 3:
         B = B.unsqueeze(1)
     if C.ndim == 3:
         C = C.unsqueeze(1)
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, **optional}
     _check_shapes(tensors)
-    dtype = _common_dtype(tensors)
-    scan = _choose(backend)
-    y, last_state = scan(
-        **{name: value.to(dtype) for name, value in tensors.items()},
-        delta_softplus=delta_softplus,
+    dtype = common_dtype(tensors)
+    tensors = {name: value.to(dtype) for name, value in tensors.items()}
+    keep = wants_gradient(tensors)
+    y, last_state, _ = torch.ops.minivmamba.selective_scan(
+        *(tensors.get(name) for name in ("u", "delta", "A", "B", "C", "D", "delta_bias")),
+        delta_softplus,
+        choose(backend, u.device.type),
+        keep,
     )
     return (y, last_state) if return_last_state else y
 
 
-def _choose(backend: str):
-    names = ["auto", *BACKENDS]
-    if backend not in names:
-        expected = ", ".join(f'"{name}"' for name in names)
-        raise ValueError(f"backend: expected one of {expected}, got {backend!r}")
-    return scan_naive if backend == "auto" else BACKENDS[backend]
+# The operator
+
+
+@torch.library.custom_op("minivmamba::selective_scan", mutates_args=())
+def _scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    backend: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the last state, and, if `keep`, the states that the backward pass of the rung needs."""
+    rung = f"scan_{backend}"
+    scan = getattr(_rung(rung), rung)
+    y, last, kept = scan(u, delta, A, B, C, D, delta_bias, delta_softplus, keep)
+    return laid_out_as(u, y), last.contiguous(), kept
+
+
+@_scan.register_fake
+def _(u, delta, A, B, C, D, delta_bias, delta_softplus, backend, keep):
+    batch, channels, L = u.shape
+    K, N = B.shape[1], A.shape[1]
+    kept: tuple = (0,)
+    if keep and backend == "naive":  # h before every step
+        kept = (batch, L, channels, N)
+    elif keep:  # h before every chunk of 32 steps
+        kept = (batch, (L + 31) // 32, K, N, channels // K)
+    return torch.empty_like(u), u.new_empty(batch, channels, N), u.new_empty(kept)
+
+
+@torch.library.custom_op("minivmamba::selective_scan_backward", mutates_args=())
+def _scan_backward(
+    dy: Tensor,
+    dlast: Tensor,
+    kept: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    backward = getattr(_rung(f"scan_{backend}"), f"scan_{backend}_backward")
+    inputs = (u, delta, A, B, C)
+    gradients = backward(dy, dlast, kept, *inputs, D, delta_bias, delta_softplus)
+    laid_out = [laid_out_as(x, dx) for x, dx in zip(inputs, gradients[:5], strict=True)]
+    return (*laid_out, *gradients[5:])
+
+
+@_scan_backward.register_fake
+def _(dy, dlast, kept, u, delta, A, B, C, D, delta_bias, delta_softplus, backend):
+    inputs = (torch.empty_like(x) for x in (u, delta, A, B, C))
+    return *inputs, A.new_empty(A.shape[0]), A.new_empty(A.shape[0])
+
+
+def _remember(ctx, inputs, output) -> None:
+    *tensors, ctx.delta_softplus, ctx.backend, ctx.keep = inputs
+    ctx.save_for_backward(*tensors, output[2])
+    ctx.mark_non_differentiable(output[2])
+
+
+def _backward(ctx, dy, dlast, _):
+    *tensors, kept = ctx.saved_tensors
+    if not ctx.keep:
+        raise RuntimeError(
+            "selective_scan: its backward pass needs the states of the forward pass; call the "
+            "operator with keep=True, as minivmamba.selective_scan does"
+        )
+    u, A = tensors[0], tensors[2]
+    dy = torch.zeros_like(u) if dy is None else dy
+    dlast = u.new_zeros(u.shape[0], *A.shape) if dlast is None else dlast
+    gradients = torch.ops.minivmamba.selective_scan_backward(
+        dy, dlast, kept, *tensors, ctx.delta_softplus, ctx.backend
+    )
+    wanted = (g if x is not None else None for x, g in zip(tensors, gradients, strict=True))
+    return *wanted, None, None, None
+
+
+torch.library.register_autograd("minivmamba::selective_scan", _backward, setup_context=_remember)
+
+
+def no_second_derivative(*_: Any):
+    raise RuntimeError(
+        "selective_scan: a second derivative was asked for, and only first ones are implemented; "
+        "for a small problem write the loop of kernels/scan_naive.py and let autograd do both"
+    )
+
+
+def forget(ctx, inputs, output) -> None:
+    """Nothing to remember for a derivative that is not there."""
+
+
+torch.library.register_autograd(
+    "minivmamba::selective_scan_backward", no_second_derivative, setup_context=forget
+)
+
+
+@register_flop_formula(torch.ops.minivmamba.selective_scan)
+def _scan_flops(u, delta, A, B, C, D, *_, out_shape=None, **__) -> int:
+    """Multiplications and additions, not exponentials: 6 N + 1 a channel and step, 6 N + 3 with D.
+
+    For each state ΔA, Āh, Δu·B, their sum, and C·h with its sum; once Δu, and D u with its sum.
+    """
+    return u[0] * u[1] * u[2] * (6 * A[1] + (1 if D is None else 3))
+
+
+@register_flop_formula(torch.ops.minivmamba.selective_scan_backward)
+def _scan_backward_flops(dy, dlast, kept, u, delta, A, *_, out_shape=None, **__) -> int:
+    """The states again (4 N), then 16 N for the gradients, and 8 for the rest."""
+    return u[0] * u[1] * u[2] * (20 * A[1] + 8)
+
+
+# What the two forms of the scan share
+
+
+@functools.cache
+def _rung(name: str):
+    return importlib.import_module(f"minivmamba.kernels.{name}")
+
+
+def expect_scan_options(delta_softplus: object, backend: object) -> None:
+    if not isinstance(delta_softplus, bool):
+        raise TypeError(f"delta_softplus: expected True or False, got {delta_softplus!r}")
+    if backend != "auto" and backend not in BACKENDS:
+        names = ", ".join(f'"{name}"' for name in ("auto", *BACKENDS))
+        raise ValueError(f"backend: expected one of {names}, got {backend!r}")
+
+
+def choose(backend: str, device: str) -> str:
+    """The rung that works on this device: for "auto" the fastest."""
+    if backend == "naive" or device == "meta":
+        return "naive" if backend == "auto" else backend
+    if backend == "auto":
+        return "numba" if device == "cpu" and numba_is_here() else _naive_instead(device)
+    if device != "cpu":
+        raise ValueError(f'backend: "numba" works on a CPU, got tensors on {device}; use "auto"')
+    if not numba_is_here():
+        raise ImportError('backend: "numba" needs Numba (pip install numba); "naive" works without')
+    return backend
+
+
+@functools.cache
+def numba_is_here() -> bool:
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@functools.cache
+def _naive_instead(device: str) -> str:
+    reason = "Numba is not installed (pip install numba)" if device == "cpu" else "no fast rung yet"
+    warnings.warn(
+        f"minivmamba: {reason} for {device}: the scan runs as a loop in PyTorch, right but slow",
+        stacklevel=4,
+    )
+    return "naive"
+
+
+def wants_gradient(tensors: dict[str, Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors.values())
+
+
+def laid_out_as(like: Tensor, value: Tensor) -> Tensor:
+    """`value` with the strides that empty_like(like) has: what the fake kernel promises."""
+    if value.stride() == torch.empty_like(like, device="meta").stride():
+        return value
+    return torch.empty_like(like).copy_(value)
 
 
 def _check_shapes(tensors: dict[str, Tensor]) -> None:
@@ -109,7 +294,7 @@ def _check_shapes(tensors: dict[str, Tensor]) -> None:
             raise ValueError(f"{name}: expected device {u.device} as u, got {value.device}")
 
 
-def _common_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
+def common_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
     """float64 if all are float64, float32 for any mixture of float32 and half precision."""
     for name, value in tensors.items():
         if not value.is_floating_point():

@@ -156,7 +156,11 @@ def test_non_contiguous_arguments():
         ({"u": None}, TypeError, "u: expected a torch.Tensor, got NoneType"),
         ({"delta_softplus": "no"}, TypeError, "delta_softplus: expected True or False, got 'no'"),
         ({"backend": ["naive"]}, ValueError, r"backend: expected one of .* got \['naive'\]"),
-        ({"backend": "cuda"}, ValueError, 'backend: expected one of "auto", "naive", got \'cuda\''),
+        (
+            {"backend": "cuda"},
+            ValueError,
+            'backend: expected one of "auto", "naive", "numba", got \'cuda\'',
+        ),
     ],
 )
 def test_bad_input(change, error, message):
