@@ -175,7 +175,7 @@ def exp2_any_32(p, q):
     x = p * q
     x = LOW_32 if x < LOW_32 else x  # in this order NaN stays NaN
     x = HIGH_32 if x > HIGH_32 else x
-    return exp2_32(x, ONE)
+    return exp2_32(x, ONE) + (x - x)  # NaN, whatever its bits, stays NaN
 
 
 @njit(inline="always", fastmath=FLAGS)
@@ -183,7 +183,7 @@ def exp2_any_64(p, q):
     x = p * q
     x = -1022.0 if x < -1022.0 else x
     x = 1024.0 if x > 1024.0 else x
-    return exp2_64(x, 1.0)
+    return exp2_64(x, 1.0) + (x - x)
 
 
 @njit(inline="always", fastmath=FLAGS)
@@ -867,6 +867,8 @@ if numba.config.THREADING_LAYER == "default":
 def launch(parallel, serial, tasks, arguments) -> None:
     """Run the tasks on as many threads as PyTorch uses, and leave Numba's own setting alone."""
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, tasks)
+    if tasks == 0:
+        return
     if threads < 2 or _forked:
         serial(tasks, *arguments)
         return
@@ -884,6 +886,8 @@ def launch(parallel, serial, tasks, arguments) -> None:
 
 def numbers(x: Tensor) -> np.ndarray:
     """The stretch of memory that x lives in, flat; its strides say how to read it. No copy."""
+    if x.numel() == 0:
+        return x.detach().reshape(-1).numpy()
     span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
     return x.detach().as_strided((span,), (1,)).numpy()
 
@@ -911,8 +915,11 @@ def or_zeros(x: Tensor | None, channels: int, like: Tensor) -> np.ndarray:
 
 
 def kept_shape(batch, K, d, N, L) -> tuple[int, ...]:
-    """h before every chunk, as (B, chunks, K, N, d)."""
-    return batch, -(-L // CHUNK), K, N, d
+    """Room for h before every chunk, as (B, chunks, K, N, d), and for one or two chunks more.
+
+    At least 2: torch.compile would take a size of 1 for a constant, and L ≤ 32 for a rule.
+    """
+    return batch, L // CHUNK + 2, K, N, d
 
 
 def scan_numba(

@@ -2,7 +2,7 @@
 
 Read the modules in the order of the lessons:
 
-    discretize → ssm → selective_scan → cross_scan → ss2d → vssm
+    discretize → ssm → selective_scan → cross_scan → ss2d_scan → ss2d → vssm
 
 `minivmamba.kernels` holds the rungs of the scan, `minivmamba.figures` the pictures of the book,
 `minivmamba.classroom` its exercises; `minivmamba.photos` opens a photograph.
@@ -19,6 +19,7 @@ from minivmamba.cross_scan import cross_merge, cross_scan
 from minivmamba.discretize import bilinear, euler, inverse_softplus, mamba_rule, zoh, zoh_matrix
 from minivmamba.selective_scan import selective_scan
 from minivmamba.ss2d import SS2D
+from minivmamba.ss2d_scan import ss2d_scan
 from minivmamba.ssm import lti_convolution, lti_kernel, lti_recurrence
 from minivmamba.vssm import (
     VSSM,
@@ -48,6 +49,7 @@ __all__ = [
     "lti_recurrence",
     "mamba_rule",
     "selective_scan",
+    "ss2d_scan",
     "vmamba_base",
     "vmamba_small",
     "vmamba_tiny",

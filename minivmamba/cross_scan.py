@@ -18,6 +18,8 @@ from torch import Tensor
 
 from minivmamba.expect import expect_int, expect_tensors
 
+ROUTES = 4
+
 
 def cross_scan(x: Tensor) -> Tensor:
     """Lay a map out along the four routes.

@@ -15,14 +15,15 @@ from typing import cast
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
-from minivmamba.cross_scan import cross_merge, cross_scan
+from minivmamba.cross_scan import ROUTES, cross_merge, cross_scan
 from minivmamba.discretize import inverse_softplus
 from minivmamba.expect import expect_int, expect_like_weights, expect_tensors
-from minivmamba.selective_scan import selective_scan
+from minivmamba.selective_scan import numba_is_here, selective_scan
+from minivmamba.ss2d_scan import ss2d_scan
 
-ROUTES = 4
 DT_MIN, DT_MAX = 1e-3, 1e-1  # range of the initial step Δ (Mamba, section 3.6)
 
 
@@ -35,9 +36,15 @@ class SS2D(nn.Module):
         expand: d_inner = expand · d_model.
         dt_rank: R, width of the low-rank projection to Δ; ceil(d_model / 16) if None.
 
+    Two paths give equal results: the plain one lays the four sequences out, the fused one
+    (`ss2d_scan`, on a CPU with Numba) leaves the map where it is. `module.fused = False` forces
+    the plain one.
+
     Raises:
         ValueError: an argument is not an integer of at least 1.
     """
+
+    fused: bool = True
 
     def __init__(
         self, d_model: int, d_state: int = 16, expand: int = 2, dt_rank: int | None = None
@@ -95,11 +102,32 @@ class SS2D(nn.Module):
         expect_like_weights("x", x, self.in_proj.weight)
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, d) each
         x = self.act(self.conv2d(x.permute(0, 3, 1, 2)))  # (B, d, H, W)
-        y = self.scan_routes(x).permute(0, 2, 3, 1)  # (B, H, W, d), at least float32
+        fused = self.fused and x.device.type == "cpu" and numba_is_here()
+        y = self.scan_map(x) if fused else self.scan_routes(x)
+        y = y.permute(0, 2, 3, 1)  # (B, H, W, d), at least float32
         # Under autocast norm and gate stay in float32, as the scan; out_proj goes back by itself.
         # Where the weights themselves are in half precision, so is everything from here on.
         y = self.out_norm(y.to(self.out_norm.weight.dtype)) * self.act(z)
         return self.out_proj(y)
+
+    def scan_map(self, x: Tensor) -> Tensor:
+        """The same as scan_routes, with Δ, B and C projected once at every pixel."""
+        x = x.permute(0, 2, 3, 1).contiguous()  # (B, H, W, d)
+        projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (ROUTES, -1))
+        projected = projected.permute(0, 3, 1, 2, 4)  # (B, K, H, W, R + 2N)
+        dts, Bs, Cs = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        deltas = torch.matmul(dts.flatten(2, 3), self.dt_projs_weight.transpose(1, 2))
+        y = ss2d_scan(
+            x=at_least_float32(x),
+            delta=at_least_float32(deltas).unflatten(2, x.shape[1:3]),  # (B, K, H, W, d)
+            A=-torch.exp(at_least_float32(self.A_logs)),
+            B=at_least_float32(Bs),
+            C=at_least_float32(Cs),
+            D=at_least_float32(self.Ds),
+            delta_bias=at_least_float32(self.dt_projs_bias).flatten(),
+            delta_softplus=True,
+        )
+        return y.permute(0, 3, 1, 2)
 
     def scan_routes(self, x: Tensor) -> Tensor:
         """Project, scan and merge along the four routes: (B, d, H, W) → (B, d, H, W).

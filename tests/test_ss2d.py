@@ -41,6 +41,7 @@ def test_autocast_leaves_the_scan_norm_and_gate_in_float32(monkeypatch):
     scan = ss2d.selective_scan
     monkeypatch.setattr(ss2d, "selective_scan", spy)
     module = SS2D(16, d_state=4)
+    module.fused = False
     module.out_norm.register_forward_hook(lambda _, i, o: seen.update(norm=[i[0].dtype, o]))
     module.out_proj.register_forward_hook(lambda _, i, o: seen.update(gated=i[0], out=o.dtype))
     module.in_proj.register_forward_hook(lambda _, i, o: seen.update(in_proj=o))

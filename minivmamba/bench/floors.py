@@ -1,9 +1,9 @@
 """What this machine can do at best: multiply-adds, exponentials, and bytes, measured on the spot.
 
-A scan takes 12 vector instructions for a (state, step) pair of each lane, most of them for its
-exponential. Fused multiply-adds run on two ports of a core and a few of the 12 elsewhere, so the
-least that they cost is 9 multiply-adds: `scan_floor` runs exactly so many, on numbers that never
-leave the registers, and nothing else. No scan that computes every exponential is faster.
+For a (state, step) pair a scan does nine multiply-adds: two reduce the range of the exponential,
+five are its polynomial, one makes h and one adds to y. `scan_floor` runs exactly so many, on
+numbers that stay in registers, and grants the rest of the work (a product, a subtraction, a shift
+and an integer addition, all loads and stores) for nothing.
 """
 
 import time
@@ -16,7 +16,7 @@ from numba import njit, prange
 from minivmamba.bench.problem import Problem
 from minivmamba.kernels.scan_numba import FLAGS, exp2, launch, wide_vectors
 
-OPERATIONS = 9  # multiply-adds that a (state, step) pair costs at least
+OPERATIONS = 9  # multiply-adds for a (state, step) pair
 LANES = 256  # 16 vectors of 16: enough of them to hide the latency of each
 CHAIN = 16  # multiply-adds of a lane between load and store
 
