@@ -32,7 +32,6 @@ pos = 0, 1, 2, … they scan a sequence; with the four routes they scan a map (s
 """
 
 import math
-import os
 import threading
 import warnings
 
@@ -43,6 +42,8 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
+
+from .fork import is_forked
 
 TILE = 64  # lanes of a task: 4 vectors of 16, so that one can wait while others compute
 CHUNK = 32  # steps between two states kept
@@ -450,7 +451,7 @@ def forward_task(task, plan, pos, u, delta, A, B, C, D, bias, y, last, kept):
             steps = min(CHUNK, L - start)
             at = pos[k * L + start : k * L + start + steps]
             if kept.size:
-                chunk = (image * ((L + CHUNK - 1) // CHUNK) + start // CHUNK) * groups * routes + k
+                chunk = (image * (L // CHUNK + 2) + start // CHUNK) * groups * routes + k
                 for n in range(N):
                     row = states[(2 * n + 1) * TILE : (2 * n + 1) * TILE + width]
                     kept[(chunk * N + n) * d + first : (chunk * N + n) * d + first + width] = row
@@ -705,7 +706,7 @@ def backward_task(
             softplus_rows(rows, BACKWARD, steps, bias_row, softplus, 6)
             start_back_rows(rows, steps)
             small = exponents_are_small(rows, BACKWARD, steps, fastest, largest)
-            chunk = (image * ((L + CHUNK - 1) // CHUNK) + start // CHUNK) * groups * routes + k
+            chunk = (image * (L // CHUNK + 2) + start // CHUNK) * groups * routes + k
             n = 0
             while n < N:
                 count = 4 if n + 4 <= N else 1
@@ -844,16 +845,6 @@ def backward_serial(
 # all (the library would kill it), so there the tasks run one after another.
 
 _one_at_a_time = threading.Lock()
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 if numba.config.THREADING_LAYER == "default":
     try:
@@ -869,7 +860,7 @@ def launch(parallel, serial, tasks, arguments) -> None:
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, tasks)
     if tasks == 0:
         return
-    if threads < 2 or _forked:
+    if threads < 2 or is_forked():
         serial(tasks, *arguments)
         return
     with _one_at_a_time:
@@ -914,12 +905,15 @@ def or_zeros(x: Tensor | None, channels: int, like: Tensor) -> np.ndarray:
     return numbers(like.new_zeros(channels) if x is None else x.contiguous())
 
 
-def kept_shape(batch, K, d, N, L) -> tuple[int, ...]:
-    """Room for h before every chunk, as (B, chunks, K, N, d), and for one or two chunks more.
+def room_for_states(like: Tensor, batch, K, d, N, L) -> Tensor:
+    """For h before every chunk, (B, chunks, K, N, d), and zeros for one or two chunks more.
 
-    At least 2: torch.compile would take a size of 1 for a constant, and L ≤ 32 for a rule.
+    There are at least 2: torch.compile would take a size of 1 for a constant, and L ≤ 32 for a
+    rule.
     """
-    return batch, L // CHUNK + 2, K, N, d
+    kept = like.new_empty(batch, L // CHUNK + 2, K, N, d)
+    kept[:, -(-L // CHUNK) :] = 0
+    return kept
 
 
 def scan_numba(
@@ -942,7 +936,7 @@ def scan_numba(
     d = channels // K
     y = torch.empty_like(u)
     last = u.new_empty(batch, channels, N)
-    kept = u.new_empty(kept_shape(batch, K, d, N, L) if keep else 0)
+    kept = room_for_states(u, batch, K, d, N, L) if keep else u.new_empty(0)
     strides = (
         strides_in_groups(u, K),
         strides_in_groups(delta, K),

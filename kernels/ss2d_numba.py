@@ -26,11 +26,11 @@ from .scan_numba import (
     backward_serial,
     forward_parallel,
     forward_serial,
-    kept_shape,
     launch,
     numbers,
     or_zeros,
     plan_of,
+    room_for_states,
 )
 
 ROUTES = 4
@@ -88,7 +88,7 @@ def ss2d_numba(
     x, delta, B, C = (with_one_pixel_stride(v) for v in (x, delta, B, C))
     y = x.new_empty(PAIRS, batch, H, W, d)
     last = x.new_empty(batch, ROUTES * d, N)
-    kept = x.new_empty(kept_shape(batch, ROUTES, d, N, H * W) if keep else 0)
+    kept = room_for_states(x, batch, ROUTES, d, N, H * W) if keep else x.new_empty(0)
     strides = (shared(x), per_route(delta), per_route(B), per_route(C), per_pair(y))
     arguments = (
         plan_of(PAIRS, ROUTES // PAIRS, d, H * W, N, delta_softplus, *strides),

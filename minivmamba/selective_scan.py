@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+import minivmamba.kernels.fork  # noqa: F401 (it has to see every fork from now on)
 from minivmamba.expect import expect_tensors, given
 
 BACKENDS = ("naive", "numba")
