@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minivmamba import selective_scan, ss2d_scan
 
+pytestmark = pytest.mark.slow
 scan_numba = partial(selective_scan, backend="numba")
 ss2d_numba = partial(ss2d_scan, backend="numba")
 

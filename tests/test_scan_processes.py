@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+slow = pytest.mark.slow
+pytestmark = slow
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 # What every script starts with. Only the scan has several tasks (2 images, 3 tiles each) and wants
@@ -133,7 +135,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", [pytest.param("fork", marks=needs_fork), "spawn"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("fork", marks=[needs_fork, slow]), pytest.param("spawn", marks=slow)]
+)
 def test_multiprocessing(method, tmp_path):
     python(MULTIPROCESSING.format(method=method), tmp_path)
 
@@ -186,7 +190,14 @@ assert all(same(run, expected) for run in results)
 """
 
 
-@pytest.mark.parametrize("layer", [None, "omp", "workqueue"], ids=["default", "omp", "workqueue"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(None, id="default"),
+        pytest.param("omp", marks=slow),
+        pytest.param("workqueue", marks=slow),
+    ],
+)
 def test_four_python_threads(layer, tmp_path):
     """A server answers in threads. Numba's workqueue layer ends the process when two meet in it."""
     if layer == "omp":
@@ -194,7 +205,7 @@ def test_four_python_threads(layer, tmp_path):
     python(FOUR_THREADS, tmp_path, env={"NUMBA_THREADING_LAYER": layer})
 
 
-@pytest.mark.parametrize("torch_threads", [1, 2, 7])
+@pytest.mark.parametrize("torch_threads", [2, pytest.param(7, marks=slow)])
 def test_numba_has_fewer_threads_than_torch(torch_threads, tmp_path):
     script = f"""
     torch.set_num_threads(1)
@@ -223,7 +234,7 @@ assert "NUMBA_CACHE_DIR" in str(caught[0].message)
 """
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("cache_dir", [None, "/dev/null/numba"], ids=["unset", "unusable"])
 def test_no_writable_cache(cache_dir, tmp_path):
     """Compiled in memory, with one warning that tells the remedy.
@@ -288,7 +299,7 @@ def test_import_leaves_numba_alone(tmp_path):
     python(script, tmp_path)
 
 
-@pytest.mark.slow
+@slow
 def test_import_time():
     """0.15 s is what the package promises; twice that, since other processes run beside us."""
     seconds = [
@@ -298,7 +309,7 @@ def test_import_time():
     assert statistics.median(seconds) < 0.3, seconds
 
 
-@pytest.mark.slow
+@slow
 def test_first_call_with_a_warm_cache(tmp_path):
     """1 s is what the package promises, Numba's import included: code comes from the disk.
 
