@@ -311,7 +311,7 @@ def test_import_time():
 
 @slow
 def test_first_call_with_a_warm_cache(tmp_path):
-    """1 s with Numba's import, since the code comes from the disk; compiling takes 10 times as long.
+    """1 s with Numba's import: the code comes from the disk. Compiling takes 10 times as long.
 
     Not counted: PyTorch imports torch._dynamo, about another second, when the first custom
     operator of a process runs. Twice the second is allowed on a busy machine.
