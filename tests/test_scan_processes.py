@@ -23,7 +23,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 # threads. No exp, no matrix product: with 2 threads they enter MKL's OpenMP, however small,
 # and hang in a forked child by themselves, without any scan.
 PRELUDE = """
-import os, sys, time, warnings
+import os, signal, sys, time, warnings
 import torch
 import minivmamba
 from minivmamba import selective_scan, ss2d_scan
@@ -97,6 +97,7 @@ def child():
 def fork_and_wait(run):
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # a child that hangs ends itself
         try:
             run()
         except BaseException as error:

@@ -502,5 +502,6 @@ def test_results_repeat_to_the_last_bit(sizes, layout, dtype, threads):
     for count in (1, 2, 2, 2, 1):
         threads(count)
         again = run(scan_numba, arguments, dy, dh)
+        assert torch.get_num_threads() == count
         for name, value in once.items():
             assert torch.equal(again[name], value), f"{name}, {count} threads"

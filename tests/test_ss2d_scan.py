@@ -21,6 +21,7 @@ from minivmamba import SS2D, VSSM, ss2d_scan, vmamba_tiny
 
 scan_numba = partial(ss2d_scan, backend="numba")
 scan_naive = partial(ss2d_scan, backend="naive")
+MAPS = ("x", "delta", "B", "C")
 TENSORS = ("x", "delta", "A", "B", "C", "D", "delta_bias")
 
 # One rounding is 6e-8 or 1e-16. Each number is the sum of four routes of at most 165 pixels whose
@@ -85,7 +86,7 @@ def by_pixel(x, delta, A, B, C, D, delta_bias, delta_softplus):
 def batch_by_pixel(arguments):
     images = [
         {
-            name: value.double().numpy()[image] if name in ("x", "delta", "B", "C") else value
+            name: value.double().numpy()[image] if name in MAPS else value
             for name, value in arguments.items()
         }
         for image in range(len(arguments["x"]))
@@ -225,12 +226,32 @@ def expanded(a):
     return {**a, **one, "A": a["A"][:1].expand_as(a["A"]), "D": a["D"][:1].expand_as(a["D"])}
 
 
+def cropped(a):
+    """Windows of larger maps: from row to row it is farther than the width."""
+
+    def crop(x):
+        H, W = x.shape[-3:-1]
+        larger = x.new_full((*x.shape[:-3], H + 3, W + 2, x.shape[-1]), torch.nan)
+        larger[..., 1 : H + 1, 2:, :] = x
+        return larger[..., 1 : H + 1, 2:, :]
+
+    return {name: crop(v) if name in MAPS else v for name, v in a.items()}
+
+
+def columns_first(a):
+    """Maps stored column by column."""
+    return {
+        name: v.transpose(-3, -2).contiguous().transpose(-3, -2) if name in MAPS else v
+        for name, v in a.items()
+    }
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("layout", [as_slices, channels_first, expanded])
-def test_any_strides(layout, dtype):
-    a = layout(arguments(2, 5, 7, d=66, dtype=dtype))
-    assert not a["x"].is_contiguous() or not a["delta"].is_contiguous()
-    dy = torch.randn(2, 5, 7, 66, dtype=dtype)
+@pytest.mark.parametrize("size", [(5, 7), (5, 1), (1, 7)], ids=size_name)
+@pytest.mark.parametrize("layout", [as_slices, channels_first, expanded, cropped, columns_first])
+def test_any_strides(layout, size, dtype):
+    a = layout(arguments(2, *size, d=66, dtype=dtype))
+    dy = layout({**a, "x": torch.randn(2, *size, 66, dtype=dtype)})["x"]
     exact = run(scan_naive, exactly(a), dy.double())
     assert_agree(run(scan_numba, a, dy), exact, TOLERANCE[dtype])
 
