@@ -116,8 +116,8 @@ def _(u, delta, A, B, C, D, delta_bias, delta_softplus, backend, keep):
     kept: tuple = (0,)
     if keep and backend == "naive":  # h before every step
         kept = (batch, L, channels, N)
-    elif keep:  # h before every chunk of 32 steps
-        kept = (batch, L // 32 + 2, K, N, channels // K)
+    elif keep:
+        kept = (batch, chunks_kept(L), K, N, channels // K)
     return torch.empty_like(u), u.new_empty(batch, channels, N), u.new_empty(kept)
 
 
@@ -202,8 +202,12 @@ def _scan_flops(u, delta, A, B, C, D, *_, out_shape=None, **__) -> int:
 
 @register_flop_formula(torch.ops.minivmamba.selective_scan_backward)
 def _scan_backward_flops(dy, dlast, kept, u, delta, A, *_, out_shape=None, **__) -> int:
-    """The states again (4 N), then 16 N for the gradients, and 8 for the rest."""
-    return u[0] * u[1] * u[2] * (20 * A[1] + 8)
+    """18 N + 10 a channel and step, exponentials not counted.
+
+    For each state 4 to have it again, 2 for g and 1 to pass it on, 1 for g Ā h, and 2 for each of
+    dA, dB, dC, d(Δu), dΔ; then 1 for Δu, 3 for d delta, 3 for du, 2 for dD and 1 for the bias.
+    """
+    return u[0] * u[1] * u[2] * (18 * A[1] + 10)
 
 
 # What the two forms of the scan share
@@ -246,12 +250,18 @@ def numba_is_here() -> bool:
 
 @functools.cache
 def _naive_instead(device: str) -> str:
-    reason = "Numba is not installed (pip install numba)" if device == "cpu" else "no fast rung yet"
+    no_numba = "without Numba (pip install numba)"
+    reason = no_numba if device == "cpu" else f"on {device}, which has no compiled rung,"
     warnings.warn(
-        f"minivmamba: {reason} for {device}: the scan runs as a loop in PyTorch, right but slow",
+        f"minivmamba: {reason} the scan runs as a loop in PyTorch, right but slow",
         stacklevel=4,
     )
     return "naive"
+
+
+def chunks_kept(L):
+    """For how many chunks of 32 steps the numba rung has room, of which it fills ⌈L / 32⌉."""
+    return L // 32 + 2
 
 
 def wants_gradient(tensors: dict[str, Tensor]) -> bool:

@@ -16,6 +16,7 @@ from minivmamba.cross_scan import ROUTES, cross_merge, cross_scan
 from minivmamba.expect import expect_tensors, given
 from minivmamba.selective_scan import (
     choose,
+    chunks_kept,
     common_dtype,
     expect_scan_options,
     forget,
@@ -135,7 +136,7 @@ def _scan(
 @_scan.register_fake
 def _(x, delta, A, B, C, D, delta_bias, delta_softplus, keep):
     (batch, H, W, d), N = x.shape, A.shape[1]
-    kept = (batch, H * W // 32 + 2, ROUTES, N, d) if keep else (0,)  # one state in 32 steps
+    kept = (batch, chunks_kept(H * W), ROUTES, N, d) if keep else (0,)
     return x.new_empty(x.shape), x.new_empty(kept)
 
 
@@ -201,7 +202,7 @@ def _scan_flops(x, delta, A, B, C, D, *_, out_shape=None, **__) -> int:
 @register_flop_formula(torch.ops.minivmamba.ss2d_scan_backward)
 def _scan_backward_flops(dy, kept, x, delta, A, *_, out_shape=None, **__) -> int:
     batch, H, W, d = x
-    return batch * H * W * d * ROUTES * (20 * A[1] + 8)
+    return batch * H * W * d * ROUTES * (18 * A[1] + 10)
 
 
 def _check_shapes(tensors: dict[str, Tensor]) -> None:

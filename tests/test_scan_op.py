@@ -112,6 +112,16 @@ def test_names():
         assert hasattr(torch.ops.minivmamba, name), name
 
 
+def test_flops_of_the_backward_pass():
+    """Per channel and step 18 N + 10; the model's user adds it to the forward pass."""
+    batch, K, d, N, L = 2, 4, 5, 3, 7
+    arguments, leaves = leaves_of(sequence_arguments(batch=batch, K=K, d=d, N=N, L=L))
+    y = selective_scan(**arguments)
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(y.sum(), leaves)
+    assert counter.get_total_flops() == batch * K * d * L * (18 * N + 10)
+
+
 @pytest.mark.parametrize("has_D", [True, False])
 @pytest.mark.parametrize("backend", ["naive", "numba"])
 def test_flops(backend, has_D):

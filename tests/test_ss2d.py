@@ -30,7 +30,8 @@ def test_initial_values():
     assert [SS2D(width).dt_rank for width in (8, 16, 17, 96, 100)] == [1, 1, 2, 6, 7]
 
 
-def test_autocast_leaves_the_scan_norm_and_gate_in_float32(monkeypatch):
+@pytest.mark.parametrize(("fused", "name"), [(True, "ss2d_scan"), (False, "selective_scan")])
+def test_autocast_leaves_the_scan_norm_and_gate_in_float32(fused, name, monkeypatch):
     seen = {}
 
     def spy(**arguments):
@@ -38,10 +39,10 @@ def test_autocast_leaves_the_scan_norm_and_gate_in_float32(monkeypatch):
         seen["scan"] = {v.dtype for v in [y, *arguments.values()] if torch.is_tensor(v)}
         return y
 
-    scan = ss2d.selective_scan
-    monkeypatch.setattr(ss2d, "selective_scan", spy)
+    scan = getattr(ss2d, name)
+    monkeypatch.setattr(ss2d, name, spy)
     module = SS2D(16, d_state=4)
-    module.fused = False
+    module.fused = fused
     module.out_norm.register_forward_hook(lambda _, i, o: seen.update(norm=[i[0].dtype, o]))
     module.out_proj.register_forward_hook(lambda _, i, o: seen.update(gated=i[0], out=o.dtype))
     module.in_proj.register_forward_hook(lambda _, i, o: seen.update(in_proj=o))

@@ -21,7 +21,7 @@ LANES = 256  # 16 vectors of 16: enough of them to hide the latency of each
 CHAIN = 16  # multiply-adds of a lane between load and store
 
 
-@njit(fastmath=FLAGS, nogil=True, cache=True)
+@njit(fastmath=FLAGS, nogil=True)
 def _multiply_adds(passes, sums):
     """passes × LANES × CHAIN multiply-adds."""
     wide_vectors()
@@ -34,7 +34,7 @@ def _multiply_adds(passes, sums):
             sums[lane] = x
 
 
-@njit(fastmath=FLAGS, nogil=True, cache=True)
+@njit(fastmath=FLAGS, nogil=True)
 def _exponentials(passes, sums):
     """passes × LANES powers of two, each added to its lane."""
     wide_vectors()
@@ -44,7 +44,7 @@ def _exponentials(passes, sums):
             sums[lane] = sums[lane] + exp2(sums[lane], q)
 
 
-@njit(cache=True)
+@njit
 def _serial(tasks, passes, sums, powers):
     for task in range(tasks):
         if powers:
@@ -53,7 +53,7 @@ def _serial(tasks, passes, sums, powers):
             _multiply_adds(passes, sums[task])
 
 
-@njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _parallel(tasks, passes, sums, powers):
     for task in prange(tasks):
         if powers:
