@@ -50,14 +50,20 @@ def exactly(arguments):
     return {k: v.double() if torch.is_tensor(v) else v for k, v in arguments.items()}
 
 
-def assert_agree(ours, exact, tolerance, negligible=0.0):
-    """Relative L2 error of every result and gradient."""
+def assert_agree(ours, exact, tolerance, negligible=0.0, sums=dict):
+    """Relative L2 error of every result and gradient.
+
+    A gradient that is a sum can cancel to nothing, and roundings of its terms do not. Then a tenth
+    of the tolerance is allowed beside the sum of their absolute values, which `sums()` gives.
+    """
     assert ours.keys() == exact.keys()
     for name, expected in exact.items():
         assert ours[name].shape == expected.shape, name
         error = (ours[name].double() - expected).norm()
         # The gradient of a lone bias can cancel to nothing: what it sums up is the measure.
         size = exact["ddelta"].norm() if name == "ddelta_bias" else expected.norm()
+        if error > tolerance * size + negligible and name in sums():
+            size = sums()[name].norm() / 10
         assert error <= tolerance * size + negligible, f"{name}: {error:.2e} beside {size:.2e}"
 
 
@@ -195,13 +201,45 @@ def arguments_of(case):
     return {**tensors, "delta_softplus": case.softplus}, dy, dh
 
 
+def sums_of_absolute_values(arguments, dy, dh):
+    """Gradients in which every term counts with its absolute value: the problem without signs."""
+    positive = {k: v.abs() if k in ("u", "B", "C", "D") and v is not None else v
+                for k, v in arguments.items()}  # fmt: skip
+    if not arguments["delta_softplus"]:
+        bias = arguments["delta_bias"]
+        steps = arguments["delta"] if bias is None else arguments["delta"] + bias[:, None]
+        positive |= {"delta": steps.abs(), "delta_bias": None if bias is None else bias * 0}
+    found = run(scan_naive, positive, dy.abs(), dh.abs())
+    return {name: found[name] for name in ("dA", "dB", "dC", "dD") if name in found}
+
+
 def check_against_naive(case):
     arguments, dy, dh = arguments_of(case)
     ours = run(scan_numba, arguments, dy, dh)
     exact = run(scan_naive, exactly(arguments), dy.double(), dh.double())
     assert all(value.dtype == case.dtype for value in ours.values())
     tolerance = TOLERANCE[case.dtype]
-    assert_agree(ours, exact, tolerance, NEGLIGIBLE[case.dtype])
+    sums = partial(sums_of_absolute_values, exactly(arguments), dy.double(), dh.double())
+    assert_agree(ours, exact, tolerance, NEGLIGIBLE[case.dtype], sums)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gradient_that_cancels(dtype):
+    """One step: dC is one sum over 129 channels for all states, 0.006 of terms that make up 58.
+
+    Found by Hypothesis on another machine. The allowance still sees a part in a thousand.
+    """
+    layouts = dict.fromkeys(("u", "delta", "B", "C"), "standard")
+    sizes = {"batch": 1, "K": 1, "d": 129, "N": 5, "L": 1}
+    case = Case(sizes, dtype, True, True, False, "of both signs", "usual", layouts, "standard", 313)
+    check_against_naive(case)
+    arguments, dy, dh = arguments_of(case)
+    sums = sums_of_absolute_values(exactly(arguments), dy.double(), dh.double())
+    exact = run(scan_naive, exactly(arguments), dy.double(), dh.double())
+    assert exact["dC"].norm() < 2e-4 * sums["dC"].norm()
+    wrong = {**exact, "dC": exact["dC"] + 1e-3 * sums["dC"]}
+    with pytest.raises(AssertionError, match="dC"):
+        assert_agree(wrong, exact, TOLERANCE[dtype], sums=lambda: sums)
 
 
 @settings(max_examples=120)
