@@ -47,6 +47,7 @@ from .fork import is_forked
 
 TILE = 64  # lanes of a task: 4 vectors of 16, so that one can wait while others compute
 CHUNK = 32  # steps between two states kept
+MOST_TILES = 8  # that a task takes along together: their states fit a core's second cache
 FLAGS = {"contract", "nsz"}  # a·b + c is one instruction; sums keep their order
 SUM_FLAGS = FLAGS | {"reassoc"}  # only for sums over the lanes of a tile
 
@@ -134,9 +135,39 @@ def address(typingctx, x):
     return types.intp(x), codegen
 
 
+@intrinsic
+def transpose_block(typingctx, x, i, x_stride, z, k, z_stride):
+    """z[k + b·z_stride + a] = x[i + a·x_stride + b] for a, b < 8, within the registers."""
+
+    def codegen(context, builder, signature, arguments):
+        x, i, x_stride, z, k, z_stride = arguments
+        element = context.get_data_type(signature.args[0].dtype)
+        vector = ir.VectorType(element, 8)
+
+        def place(array, number, start, stride, row):
+            data = context.make_array(signature.args[number])(context, builder, array).data
+            offset = builder.add(start, builder.mul(stride, ir.Constant(stride.type, row)))
+            return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
+
+        def zip_halves(v, w, half):
+            pairs = [lane for j in range(4 * half, 4 * half + 4) for lane in (j, j + 8)]
+            order = ir.Constant(ir.VectorType(ir.IntType(32), 8), pairs)
+            return builder.shuffle_vector(v, w, order)
+
+        alone = signature.args[0].dtype.bitwidth // 8  # the alignment of a number, not a vector
+        rows = [builder.load(place(x, 0, i, x_stride, r), align=alone) for r in range(8)]
+        for _ in range(3):  # three times the perfect shuffle of cards: rows become columns
+            rows = [zip_halves(rows[m // 2], rows[m // 2 + 4], m % 2) for m in range(8)]
+        for r in range(8):
+            builder.store(rows[r], place(z, 3, k, z_stride, r), align=alone)
+        return context.get_dummy_value()
+
+    return types.void(x, i, x_stride, z, k, z_stride), codegen
+
+
 # 2 · Functions of one lane, for float32 and for float64
 
-ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)  # widen exactly to float64
+ZERO, ONE = np.float32(0), np.float32(1)  # widen exactly to float64
 INFINITY = np.float32(np.inf)
 LOG2E = 1 / math.log(2)
 LOG2E_32 = np.float32(LOG2E)
@@ -151,8 +182,11 @@ P1, P2, P3, P4, P5 = (
 T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13 = (
     math.log(2) ** k / math.factorial(k) for k in range(1, 14)
 )
-# log(1 + e) = 2 artanh(s), s = e / (2 + e) ≤ 1/3: s² ≤ 1/9, seven terms leave 1.5e-8.
-R3, R5, R7, R9, R11, R13 = (np.float32(1 / k) for k in (3, 5, 7, 9, 11, 13))
+# log(1 + e) / e on 0 ≤ e ≤ 1, lowest power first: largest error 8.5e-8 of the value (3.5e-8 before
+# the coefficients are rounded).
+LOG1P = (0.99999996523, -0.49999435979, 0.33317937848, -0.24833964703, 0.19071364726,
+         -0.13590688440, 0.07738152311, -0.02899231386, 0.00510588915)  # fmt: skip
+Q0, Q1, Q2, Q3, Q4, Q5, Q6, Q7, Q8 = (np.float32(q) for q in LOG1P)
 
 
 @njit(inline="always", fastmath=FLAGS)
@@ -163,12 +197,36 @@ def exp2_32(p, q):
 
 
 @njit(inline="always", fastmath=FLAGS)
+def four_exp2_32(p0, p1, p2, p3, q):
+    """2^(p·q) of four p, side by side: while a step waits for the one before, the others go on."""
+    t0, t1, t2, t3 = (
+        fma(p0, q, MAGIC_32), fma(p1, q, MAGIC_32), fma(p2, q, MAGIC_32), fma(p3, q, MAGIC_32)
+    )  # fmt: skip
+    r0, r1, r2, r3 = MAGIC_32 - t0, MAGIC_32 - t1, MAGIC_32 - t2, MAGIC_32 - t3
+    r0, r1, r2, r3 = fma(p0, q, r0), fma(p1, q, r1), fma(p2, q, r2), fma(p3, q, r3)
+    p0, p1, p2, p3 = P4 + r0 * P5, P4 + r1 * P5, P4 + r2 * P5, P4 + r3 * P5
+    p0, p1, p2, p3 = P3 + r0 * p0, P3 + r1 * p1, P3 + r2 * p2, P3 + r3 * p3
+    p0, p1, p2, p3 = P2 + r0 * p0, P2 + r1 * p1, P2 + r2 * p2, P2 + r3 * p3
+    p0, p1, p2, p3 = P1 + r0 * p0, P1 + r1 * p1, P1 + r2 * p2, P1 + r3 * p3
+    p0, p1, p2, p3 = ONE + r0 * p0, ONE + r1 * p1, ONE + r2 * p2, ONE + r3 * p3
+    return (
+        times_power_of_two(p0, t0), times_power_of_two(p1, t1),
+        times_power_of_two(p2, t2), times_power_of_two(p3, t3),
+    )  # fmt: skip
+
+
+@njit(inline="always", fastmath=FLAGS)
 def exp2_64(p, q):
     t = fma(p, q, MAGIC_64)
     r = fma(p, q, MAGIC_64 - t)
     high = T7 + r * (T8 + r * (T9 + r * (T10 + r * (T11 + r * (T12 + r * T13)))))
     low = 1.0 + r * (T1 + r * (T2 + r * (T3 + r * (T4 + r * (T5 + r * (T6 + r * high))))))
     return times_power_of_two(low, t)
+
+
+@njit(inline="always", fastmath=FLAGS)
+def four_exp2_64(p0, p1, p2, p3, q):
+    return exp2_64(p0, q), exp2_64(p1, q), exp2_64(p2, q), exp2_64(p3, q)
 
 
 @njit(inline="always", fastmath=FLAGS)
@@ -191,9 +249,10 @@ def exp2_any_64(p, q):
 def softplus_32(x):
     """(softplus(x), its derivative)."""
     e = exp2_any_32(-abs(x), LOG2E_32)
-    s = e / (TWO + e)
-    z = s * s
-    log1p = TWO * s * (ONE + z * (R3 + z * (R5 + z * (R7 + z * (R9 + z * (R11 + z * R13))))))
+    square = e * e
+    fourth = square * square  # in three parts that do not wait for each other
+    low, high = (Q0 + e * Q1) + square * (Q2 + e * Q3), (Q4 + e * Q5) + square * (Q6 + e * Q7)
+    log1p = e * (low + fourth * (high + fourth * Q8))
     return max(x, ZERO) + log1p, (ONE if x > ZERO else e) / (ONE + e)
 
 
@@ -206,6 +265,9 @@ def softplus_64(x):
 def _exp2(p, q): ...
 
 
+def _four_exp2(p0, p1, p2, p3, q): ...
+
+
 def _exp2_any(p, q): ...
 
 
@@ -216,6 +278,12 @@ def _softplus(x): ...
 def _exp2_of_type(p, q):
     chosen = exp2_32 if p == types.float32 else exp2_64
     return lambda p, q: chosen(p, q)
+
+
+@overload(_four_exp2, jit_options={"fastmath": FLAGS})
+def _four_exp2_of_type(p0, p1, p2, p3, q):
+    chosen = four_exp2_32 if p0 == types.float32 else four_exp2_64
+    return lambda p0, p1, p2, p3, q: chosen(p0, p1, p2, p3, q)
 
 
 @overload(_exp2_any, jit_options={"fastmath": FLAGS})
@@ -231,6 +299,18 @@ def _softplus_of_type(x):
 
 
 @njit(inline="always", fastmath=FLAGS)
+def softplus(x):
+    """(softplus(x), its derivative)."""
+    return _softplus(x)
+
+
+@njit(inline="always", fastmath=FLAGS)
+def as_it_is(x):
+    """(x, its derivative)."""
+    return x, ONE
+
+
+@njit(inline="always", fastmath=FLAGS)
 def exp2(p, q):
     """2^(p·q) while |p·q| < 126."""
     return _exp2(p, q)
@@ -242,35 +322,115 @@ def exp2_any(p, q):
     return _exp2_any(p, q)
 
 
+@njit(inline="always", fastmath=FLAGS)
+def four_exp2(p0, p1, p2, p3, q):
+    return _four_exp2(p0, p1, p2, p3, q)
+
+
+@njit(inline="always", fastmath=FLAGS)
+def four_exp2_any(p0, p1, p2, p3, q):
+    return exp2_any(p0, q), exp2_any(p1, q), exp2_any(p2, q), exp2_any(p3, q)
+
+
 # 3 · Scratch rows: between the strided arrays of the caller and the lanes of a task
 #
-# A step t of a chunk owns `stride` numbers of scratch, in rows of 64 lanes.
+# A step t of a chunk owns some rows of scratch, of 64 lanes each.
+
+
+@njit
+def copy_lanes(row, x, start, width):
+    """row[j] = x[start + j], zero in the lanes beyond the width."""
+    source = x[start : start + width]
+    for j in range(width):
+        row[j] = source[j]
+    for j in range(width, TILE):
+        row[j] = ZERO
+
+
+@njit
+def in_order(at, steps):
+    """Whether the steps stand at neighbouring places."""
+    misplaced = 0
+    for t in range(1, steps):
+        misplaced += at[t] != at[0] + t
+    return misplaced == 0
 
 
 @njit(fastmath=FLAGS)
-def load_rows(x, base, lane, place, pos, steps, width, rows, stride, row):
-    """rows[t, row, j] = x[base + j·lane + pos[t]·place]; lanes beyond the width are not touched."""
-    wide_vectors()
+def load_rows(x, base, lane, place, at, steps, width, rows):
+    """rows[t, j] = x[base + j·lane + at[t]·place], zero in the lanes beyond the width."""
     if lane == 1:
         for t in range(steps):
-            start = base + pos[t] * place
-            source = x[start : start + width]
-            target = rows[t * stride + row * TILE : t * stride + row * TILE + width]
-            for j in range(width):
-                target[j] = source[j]
-    else:
-        for j in range(width):
-            for t in range(steps):
-                rows[t * stride + row * TILE + j] = x[base + j * lane + pos[t] * place]
+            start = base + at[t] * place
+            copy_lanes(rows[t * TILE : (t + 1) * TILE], x, start, width)
+        return
+    blocks = steps // 8 * 8 if place == 1 and in_order(at, steps) else 0
+    if blocks:
+        for j in range(0, width - 7, 8):
+            for t in range(0, blocks, 8):
+                transpose_block(x, base + j * lane + at[t], lane, rows, t * TILE + j, TILE)
+    for t in range(steps):
+        first = width // 8 * 8 if t < blocks else 0
+        for j in range(first, width):
+            rows[t * TILE + j] = x[base + j * lane + at[t] * place]
+        for j in range(width, TILE):
+            rows[t * TILE + j] = ZERO
+
+
+@njit
+def rows_of(x, base, lane, place, at, steps, width, copy, counted):
+    """(x, base, place, at) of a tile's rows: where they lie if 64 lanes lie together, or a copy."""
+    if lane == 1 and width == TILE:
+        return x, base, place, at
+    load_rows(x, base, lane, place, at, steps, width, copy)
+    return copy, 0, TILE, counted
+
+
+@njit(inline="always", fastmath=FLAGS)
+def add_four_products(row, w, x0, x1, x2, x3):
+    for j in range(TILE):
+        row[j] = row[j] + x0 * w[j] + x1 * w[j + TILE] + x2 * w[j + 2 * TILE] + x3 * w[j + 3 * TILE]
+
+
+@njit(inline="always", fastmath=FLAGS)
+def add_product(row, w, x):
+    for j in range(TILE):
+        row[j] += x * w[j]
 
 
 @njit(fastmath=FLAGS)
-def store_rows(x, base, lane, place, pos, steps, width, rows, stride, row, add):
-    """The way back; `add` adds to what another route has left there."""
+def project_rows(x, base, rank, place, at, steps, R, weight, rows):
+    """rows[t, j] = Σ_r weight[r, j] · x[base + r·rank + at[t]·place]."""
+    wide_vectors()
+    for t in range(steps):
+        row = rows[t * TILE : (t + 1) * TILE]
+        for j in range(TILE):
+            row[j] = ZERO
+        i = base + at[t] * place
+        for r in range(0, R - 3, 4):
+            w = weight[r * TILE : (r + 4) * TILE]
+            i0 = i + r * rank
+            add_four_products(row, w, x[i0], x[i0 + rank], x[i0 + 2 * rank], x[i0 + 3 * rank])
+        for r in range(R - R % 4, R):
+            add_product(row, weight[r * TILE : (r + 1) * TILE], x[i + r * rank])
+
+
+@njit
+def steps_of(x, base, lane, place, at, steps, channel, width, weight, R, copy, counted):
+    """As rows_of, for delta: of this tile's channels, or made for them from R numbers a step."""
+    if R == 0:
+        return rows_of(x, base + channel * lane, lane, place, at, steps, width, copy, counted)
+    project_rows(x, base, lane, place, at, steps, R, weight, copy)
+    return copy, 0, TILE, counted
+
+
+@njit(fastmath=FLAGS)
+def store_rows(x, base, lane, place, at, steps, width, rows, stride, row, add):
+    """x[base + j·lane + at[t]·place] = rows[t, row, j]; or += what another route has left there."""
     wide_vectors()
     if lane == 1:
         for t in range(steps):
-            start = base + pos[t] * place
+            start = base + at[t] * place
             target = x[start : start + width]
             source = rows[t * stride + row * TILE : t * stride + row * TILE + width]
             if add:
@@ -279,64 +439,32 @@ def store_rows(x, base, lane, place, pos, steps, width, rows, stride, row, add):
             else:
                 for j in range(width):
                     target[j] = source[j]
-    else:
-        for j in range(width):
-            for t in range(steps):
-                at = base + j * lane + pos[t] * place
-                value = rows[t * stride + row * TILE + j]
-                x[at] = x[at] + value if add else value
+        return
+    blocks = steps // 8 * 8 if place == 1 and not add and in_order(at, steps) else 0
+    if blocks:
+        for j in range(0, width - 7, 8):
+            for t in range(0, blocks, 8):
+                from_row = t * stride + row * TILE + j
+                transpose_block(rows, from_row, stride, x, base + j * lane + at[t], lane)
+    for t in range(steps):
+        for j in range(width // 8 * 8 if t < blocks else 0, width):
+            to = base + j * lane + at[t] * place
+            value = rows[t * stride + row * TILE + j]
+            x[to] = x[to] + value if add else value
 
 
 @njit
-def load_weights(x, base, state, place, pos, steps, N, weights):
-    """weights[t, n] = x[base + n·state + pos[t]·place]: B or C of a chunk."""
+def load_weights(x, base, state, place, at, steps, N, weights):
+    """weights[t, n] = x[base + n·state + at[t]·place]: B or C of a chunk."""
     for t in range(steps):
         for n in range(N):
-            weights[t * N + n] = x[base + n * state + pos[t] * place]
-
-
-@njit(fastmath=FLAGS)
-def softplus_rows(rows, stride, steps, bias, softplus, slope):
-    """Row 0: delta → Δ. Row `slope`, if not 0: dΔ/d delta."""
-    wide_vectors()
-    for t in range(steps):
-        w = rows[t * stride : t * stride + stride]
-        if softplus and slope > 0:
-            derivative = w[slope * TILE : (slope + 1) * TILE]
-            for j in range(TILE):
-                w[j], derivative[j] = _softplus(w[j] + bias[j])
-        elif softplus:
-            for j in range(TILE):
-                w[j], _ = _softplus(w[j] + bias[j])
-        else:
-            for j in range(TILE):
-                w[j] += bias[j]
-
-
-@njit(fastmath=FLAGS)
-def exponents_are_small(rows, stride, steps, fastest, largest):
-    """Whether Δ·max|A| < 126 in the whole chunk, so that no exponent leaves its range."""
-    wide_vectors()
-    for j in range(TILE):
-        largest[j] = ZERO
-    for t in range(steps):
-        w = rows[t * stride : t * stride + TILE]
-        for j in range(TILE):
-            size = abs(w[j])
-            largest[j] = size if size > largest[j] else largest[j]
-    small = 0
-    for j in range(TILE):
-        small += largest[j] * fastest < 126
-    return small == TILE
+            weights[t * N + n] = x[base + n * state + at[t] * place]
 
 
 @njit
-def copy_lanes(row, x, base, stride, width):
-    """row[j] = x[base + j·stride], zero in the lanes beyond the width."""
-    for j in range(width):
-        row[j] = x[base + j * stride]
-    for j in range(width, TILE):
-        row[j] = ZERO
+def count():
+    """0, 1, 2, … : the places of rows that were copied."""
+    return np.arange(CHUNK)
 
 
 @njit
@@ -347,9 +475,11 @@ def aligned(size, like):
     return memory[skip : skip + size]
 
 
-# 4 · Forward. Rows of a step: 0 Δ, 1 Δu, 2 y. Rows of state n: 2n A, 2n + 1 h.
+# 4 · Forward. Rows of a step: 0 Δ, 1 Δu, 2 y. Rows of a tile: for every state A and h; then
+# 0 the bias, 1 D, 2 the largest |A| of a channel, 3 the largest Δ of a channel in this chunk; then
+# R rows of the weight that makes delta of R numbers a step.
 
-FORWARD = 3 * TILE
+FORWARD, FIXED = 3 * TILE, 4 * TILE
 
 
 @njit(inline="always", fastmath=FLAGS)
@@ -361,14 +491,15 @@ def one_state(exp2, s, w, b, c):
 
 
 @njit(inline="always", fastmath=FLAGS)
-def four_states(exp2, s, w, b0, b1, b2, b3, c0, c1, c2, c3):
+def four_states(four_exp2, s, w, b0, b1, b2, b3, c0, c1, c2, c3):
     for j in range(TILE):
         dt = w[j]
         input = w[j + TILE]
-        h0 = exp2(s[j], dt) * s[j + TILE] + input * b0
-        h1 = exp2(s[j + 2 * TILE], dt) * s[j + 3 * TILE] + input * b1
-        h2 = exp2(s[j + 4 * TILE], dt) * s[j + 5 * TILE] + input * b2
-        h3 = exp2(s[j + 6 * TILE], dt) * s[j + 7 * TILE] + input * b3
+        e0, e1, e2, e3 = four_exp2(s[j], s[j + 2 * TILE], s[j + 4 * TILE], s[j + 6 * TILE], dt)
+        h0 = e0 * s[j + TILE] + input * b0
+        h1 = e1 * s[j + 3 * TILE] + input * b1
+        h2 = e2 * s[j + 5 * TILE] + input * b2
+        h3 = e3 * s[j + 7 * TILE] + input * b3
         s[j + TILE] = h0
         s[j + 3 * TILE] = h1
         s[j + 5 * TILE] = h2
@@ -377,7 +508,7 @@ def four_states(exp2, s, w, b0, b1, b2, b3, c0, c1, c2, c3):
 
 
 @njit(inline="always", fastmath=FLAGS)
-def scan_with(exp2, states, rows, B, C, steps, N):
+def scan_with(exp2, four_exp2, states, rows, B, C, steps, N):
     """States outside, steps inside: the rows of four states stay in the nearest cache."""
     for n in range(0, N - 3, 4):
         s = states[2 * n * TILE : 2 * (n + 4) * TILE]
@@ -385,8 +516,9 @@ def scan_with(exp2, states, rows, B, C, steps, N):
             i = t * N + n
             w = rows[t * FORWARD : (t + 1) * FORWARD]
             four_states(
-                exp2, s, w, B[i], B[i + 1], B[i + 2], B[i + 3], C[i], C[i + 1], C[i + 2], C[i + 3]
-            )
+                four_exp2, s, w, B[i], B[i + 1], B[i + 2], B[i + 3],
+                C[i], C[i + 1], C[i + 2], C[i + 3],
+            )  # fmt: skip
     for n in range(N - N % 4, N):
         s = states[2 * n * TILE : 2 * (n + 1) * TILE]
         for t in range(steps):
@@ -396,90 +528,139 @@ def scan_with(exp2, states, rows, B, C, steps, N):
 @njit(fastmath=FLAGS)
 def scan_chunk(states, rows, B, C, steps, N):
     wide_vectors()
-    scan_with(exp2, states, rows, B, C, steps, N)
+    scan_with(exp2, four_exp2, states, rows, B, C, steps, N)
 
 
 @njit(fastmath=FLAGS)
 def scan_any_chunk(states, rows, B, C, steps, N):
     wide_vectors()
-    scan_with(exp2_any, states, rows, B, C, steps, N)
+    scan_with(exp2_any, four_exp2_any, states, rows, B, C, steps, N)
+
+
+@njit(inline="always", fastmath=FLAGS)
+def start_with(step, fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps):
+    for j in range(TILE):
+        fixed[j + 3 * TILE] = ZERO
+    for t in range(steps):
+        start = base + at[t] * place
+        delta_row = delta[start : start + TILE]
+        start = u_base + u_at[t] * u_place
+        u_row = u[start : start + TILE]
+        w = rows[t * FORWARD : (t + 1) * FORWARD]
+        for j in range(TILE):
+            dt, _ = step(delta_row[j] + fixed[j])
+            w[j] = dt
+            w[j + TILE] = dt * u_row[j]
+            w[j + 2 * TILE] = fixed[j + TILE] * u_row[j]
+            size = abs(dt)
+            largest = fixed[j + 3 * TILE]
+            fixed[j + 3 * TILE] = size if size > largest else largest
 
 
 @njit(fastmath=FLAGS)
-def start_rows(rows, steps, D):
-    """u stands in row 1: row 2 becomes D u, row 1 Δu."""
+def start_softplus_rows(fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps):
+    """delta → Δ, u → Δu, y starts as D u; and how large Δ is."""
     wide_vectors()
-    for t in range(steps):
-        w = rows[t * FORWARD : (t + 1) * FORWARD]
-        for j in range(TILE):
-            u = w[j + TILE]
-            w[j + TILE] = w[j] * u
-            w[j + 2 * TILE] = D[j] * u
+    start_with(softplus, fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps)
+
+
+@njit(fastmath=FLAGS)
+def start_rows(fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps):
+    wide_vectors()
+    start_with(as_it_is, fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps)
+
+
+@njit(fastmath=FLAGS)
+def exponents_are_small(fixed):
+    """Whether Δ|A| < 126 in the whole chunk, so that no exponent leaves its range."""
+    small = 0
+    for j in range(TILE):
+        small += fixed[j + 2 * TILE] * fixed[j + 3 * TILE] < 126
+    return small == TILE
 
 
 @njit
-def load_states(states, stride, A, channel, width, N):
-    """Row `stride`·n of the states becomes A, the rows after it zero. Returns the largest |A|."""
-    fastest = ZERO
+def load_tile(states, rows_per_state, fixed_rows, A, bias, D, weight, channel, width, N, R):
+    """A, bias, D, the largest |A| and the weight of a tile; all the other rows become zero."""
     states[:] = ZERO
+    fixed = states[rows_per_state * N * TILE :]
+    copy_lanes(fixed, bias, channel, width)
+    copy_lanes(fixed[TILE:], D, channel, width)
     for n in range(N):
         for j in range(width):
             a = A[(channel + j) * N + n]
-            states[stride * n * TILE + j] = a
-            fastest = max(fastest, abs(a) if a == a else INFINITY)
-    return fastest
+            states[rows_per_state * n * TILE + j] = a
+            size = abs(a) if a == a else INFINITY
+            fixed[2 * TILE + j] = max(fixed[2 * TILE + j], size)
+    for r in range(R):
+        for j in range(width):
+            fixed[fixed_rows + r * TILE + j] = weight[(channel + j) * R + r]
 
 
 @njit
-def forward_task(task, plan, pos, u, delta, A, B, C, D, bias, y, last, kept):
-    """One tile of channels through the routes of a group, each from its first step to its last."""
-    groups, routes, tiles, d, L, N, softplus = plan[0]
+def forward_task(task, plan, pos, u, delta, A, B, C, D, bias, weight, y, last, kept):
+    """A span of tiles through the routes of a group, each from its first step to its last."""
+    groups, routes, d, L, N, delta_softplus, span, R = plan[0]
     us, ds, bs, cs, ys = plan[1], plan[2], plan[3], plan[4], plan[5]
-    image, group, tile = task // (groups * tiles), task // tiles % groups, task % tiles
-    first = tile * TILE
-    width = min(TILE, d - first)
-    states, rows = aligned(2 * N * TILE, u), aligned(CHUNK * FORWARD, u)
+    tiles = -(-d // TILE)
+    spans = -(-tiles // span)
+    image, group, first = task // (groups * spans), task // spans % groups, task % spans * span
+    size = 2 * N * TILE + FIXED + R * TILE
+    span_states, rows = aligned(span * size, u), aligned(CHUNK * FORWARD, u)
     B_rows, C_rows = aligned(CHUNK * N, u), aligned(CHUNK * N, u)
-    bias_row, D_row, largest = aligned(TILE, u), aligned(TILE, u), aligned(TILE, u)
+    delta_copy, u_copy, counted = aligned(CHUNK * TILE, u), aligned(CHUNK * TILE, u), count()
     for route in range(routes):
         k = group + route * groups
-        channel = k * d + first
-        copy_lanes(bias_row, bias, channel, 1, width)
-        copy_lanes(D_row, D, channel, 1, width)
-        fastest = load_states(states, 2, A, channel, width, N)
+        for tile in range(first, min(first + span, tiles)):
+            states = span_states[(tile - first) * size : (tile - first + 1) * size]
+            channel, width = tile * TILE, min(TILE, d - tile * TILE)
+            load_tile(states, 2, FIXED, A, bias, D, weight, k * d + channel, width, N, R)
         for start in range(0, L, CHUNK):
             steps = min(CHUNK, L - start)
+            chunk = (image * (L // CHUNK + 2) + start // CHUNK) * groups * routes + k
             at = pos[k * L + start : k * L + start + steps]
-            if kept.size:
-                chunk = (image * (L // CHUNK + 2) + start // CHUNK) * groups * routes + k
-                for n in range(N):
-                    row = states[(2 * n + 1) * TILE : (2 * n + 1) * TILE + width]
-                    kept[(chunk * N + n) * d + first : (chunk * N + n) * d + first + width] = row
-            base = image * ds[0] + k * ds[1] + first * ds[2]
-            load_rows(delta, base, ds[2], ds[3], at, steps, width, rows, FORWARD, 0)
-            base = image * us[0] + k * us[1] + first * us[2]
-            load_rows(u, base, us[2], us[3], at, steps, width, rows, FORWARD, 1)
             load_weights(B, image * bs[0] + k * bs[1], bs[2], bs[3], at, steps, N, B_rows)
             load_weights(C, image * cs[0] + k * cs[1], cs[2], cs[3], at, steps, N, C_rows)
-            softplus_rows(rows, FORWARD, steps, bias_row, softplus, 0)
-            start_rows(rows, steps, D_row)
-            if exponents_are_small(rows, FORWARD, steps, fastest, largest):
-                scan_chunk(states, rows, B_rows, C_rows, steps, N)
-            else:
-                scan_any_chunk(states, rows, B_rows, C_rows, steps, N)
-            base = image * ys[0] + group * ys[1] + first * ys[2]
-            store_rows(y, base, ys[2], ys[3], at, steps, width, rows, FORWARD, 2, route > 0)
-        for n in range(N):
-            for j in range(width):
-                at_state = ((image * groups * routes + k) * d + first + j) * N + n
-                last[at_state] = states[(2 * n + 1) * TILE + j]
+            for tile in range(first, min(first + span, tiles)):
+                states = span_states[(tile - first) * size : (tile - first + 1) * size]
+                fixed = states[2 * N * TILE :]
+                channel, width = tile * TILE, min(TILE, d - tile * TILE)
+                if kept.size:
+                    for n in range(N):
+                        to = (chunk * N + n) * d + channel
+                        kept_row = kept[to : to + width]
+                        row = states[(2 * n + 1) * TILE : (2 * n + 1) * TILE + width]
+                        for j in range(width):
+                            kept_row[j] = row[j]
+                base = image * ds[0] + k * ds[1]
+                deltas = steps_of(
+                    delta, base, ds[2], ds[3], at, steps, channel, width, fixed[FIXED:], R,
+                    delta_copy, counted,
+                )  # fmt: skip
+                base = image * us[0] + k * us[1] + channel * us[2]
+                inputs = rows_of(u, base, us[2], us[3], at, steps, width, u_copy, counted)
+                if delta_softplus:
+                    start_softplus_rows(fixed, *deltas, *inputs, rows, steps)
+                else:
+                    start_rows(fixed, *deltas, *inputs, rows, steps)
+                if exponents_are_small(fixed):
+                    scan_chunk(states, rows, B_rows, C_rows, steps, N)
+                else:
+                    scan_any_chunk(states, rows, B_rows, C_rows, steps, N)
+                base = image * ys[0] + group * ys[1] + channel * ys[2]
+                store_rows(y, base, ys[2], ys[3], at, steps, width, rows, FORWARD, 2, route > 0)
+        for tile in range(first, min(first + span, tiles)):
+            states = span_states[(tile - first) * size : (tile - first + 1) * size]
+            for n in range(N if last.size else 0):
+                for j in range(min(TILE, d - tile * TILE)):
+                    channel = (image * groups * routes + k) * d + tile * TILE + j
+                    last[channel * N + n] = states[(2 * n + 1) * TILE + j]
 
 
-# Parallel loops take no tuple of arguments, so these are spelled out.
 @compiled(parallel=True)
-def forward_parallel(tasks, plan, pos, u, delta, A, B, C, D, bias, y, last, kept):
+def forward_parallel(tasks, plan, pos, u, delta, A, B, C, D, bias, weight, y, last, kept):
     for task in prange(tasks):
-        forward_task(task, plan, pos, u, delta, A, B, C, D, bias, y, last, kept)
+        forward_task(task, plan, pos, u, delta, A, B, C, D, bias, weight, y, last, kept)
 
 
 @compiled()
@@ -489,10 +670,11 @@ def forward_serial(tasks, *arguments):
 
 
 # 5 · Backward. Rows of a step: 0 Δ, 1 Δu, 2 dy, 3 dΔ, 4 d(Δu), 5 u, 6 dΔ/d delta.
-# Rows of state n: 3n A, 3n + 1 g, 3n + 2 dA. History of a step, for m states: m rows of h before
+# Rows of a tile: for every state A, g and dA; then as above, and 4 the gradient of the bias, 5 of
+# D. History of a step, for m states: m rows of h before
 # it, m rows of its Ā; h after it stands in the next step.
 
-BACKWARD = 7 * TILE
+BACKWARD, FIXED_BACK = 7 * TILE, 6 * TILE
 
 
 @njit(inline="always", fastmath=FLAGS)
@@ -504,14 +686,13 @@ def one_state_again(exp2, history, a, w, b):
 
 
 @njit(inline="always", fastmath=FLAGS)
-def four_states_again(exp2, history, a, w, b0, b1, b2, b3):
+def four_states_again(four_exp2, history, a, w, b0, b1, b2, b3):
     for j in range(TILE):
         dt = w[j]
         input = w[j + TILE]
-        decay0 = exp2(a[j], dt)
-        decay1 = exp2(a[j + 3 * TILE], dt)
-        decay2 = exp2(a[j + 6 * TILE], dt)
-        decay3 = exp2(a[j + 9 * TILE], dt)
+        decay0, decay1, decay2, decay3 = four_exp2(
+            a[j], a[j + 3 * TILE], a[j + 6 * TILE], a[j + 9 * TILE], dt
+        )
         h0 = decay0 * history[j] + input * b0
         h1 = decay1 * history[j + TILE] + input * b1
         h2 = decay2 * history[j + 2 * TILE] + input * b2
@@ -527,7 +708,7 @@ def four_states_again(exp2, history, a, w, b0, b1, b2, b3):
 
 
 @njit(inline="always", fastmath=FLAGS)
-def again_with(exp2, history, states, rows, B, steps, N, n, count):
+def again_with(exp2, four_exp2, history, states, rows, B, steps, N, n, count):
     """The chunk once more for `count` states from n on, one or four, keeping its history."""
     size = 2 * count * TILE
     a = states[3 * n * TILE : 3 * (n + count) * TILE]
@@ -536,7 +717,7 @@ def again_with(exp2, history, states, rows, B, steps, N, n, count):
         w = rows[t * BACKWARD : (t + 1) * BACKWARD]
         h = history[t * size : (t + 2) * size]
         if count == 4:
-            four_states_again(exp2, h, a, w, B[i], B[i + 1], B[i + 2], B[i + 3])
+            four_states_again(four_exp2, h, a, w, B[i], B[i + 1], B[i + 2], B[i + 3])
         else:
             one_state_again(exp2, h, a, w, B[i])
 
@@ -544,13 +725,13 @@ def again_with(exp2, history, states, rows, B, steps, N, n, count):
 @njit(fastmath=FLAGS)
 def again_chunk(history, states, rows, B, steps, N, n, count):
     wide_vectors()
-    again_with(exp2, history, states, rows, B, steps, N, n, count)
+    again_with(exp2, four_exp2, history, states, rows, B, steps, N, n, count)
 
 
 @njit(fastmath=FLAGS)
 def again_any_chunk(history, states, rows, B, steps, N, n, count):
     wide_vectors()
-    again_with(exp2_any, history, states, rows, B, steps, N, n, count)
+    again_with(exp2_any, four_exp2_any, history, states, rows, B, steps, N, n, count)
 
 
 @njit(inline="always", fastmath=SUM_FLAGS)
@@ -630,37 +811,95 @@ def back_chunk(history, states, rows, B, C, dB, dC, steps, N, n, count):
             dB[i], dC[i] = one_state_back(h, s, w, B[i], C[i])
 
 
-@njit(fastmath=FLAGS)
-def start_back_rows(rows, steps):
-    wide_vectors()
+@njit(inline="always", fastmath=FLAGS)
+def start_back_with(
+    step, fixed, delta, base, place, at, u, u_base, u_place, u_at,
+    dy, dy_base, dy_place, dy_at, rows, steps,
+):  # fmt: skip
+    for j in range(TILE):
+        fixed[j + 3 * TILE] = ZERO
     for t in range(steps):
+        start = base + at[t] * place
+        delta_row = delta[start : start + TILE]
+        start = u_base + u_at[t] * u_place
+        u_row = u[start : start + TILE]
+        start = dy_base + dy_at[t] * dy_place
+        dy_row = dy[start : start + TILE]
         w = rows[t * BACKWARD : (t + 1) * BACKWARD]
         for j in range(TILE):
-            w[j + TILE] = w[j] * w[j + 5 * TILE]
+            dt, slope = step(delta_row[j] + fixed[j])
+            w[j] = dt
+            w[j + TILE] = dt * u_row[j]
+            w[j + 2 * TILE] = dy_row[j]
             w[j + 3 * TILE] = ZERO
             w[j + 4 * TILE] = ZERO
+            w[j + 5 * TILE] = u_row[j]
+            w[j + 6 * TILE] = slope
+            size = abs(dt)
+            largest = fixed[j + 3 * TILE]
+            fixed[j + 3 * TILE] = size if size > largest else largest
 
 
 @njit(fastmath=FLAGS)
-def finish_back_rows(rows, steps, softplus, D, ln2, dD, dbias):
+def start_back_softplus_rows(
+    fixed, delta, base, place, at, u, u_base, u_place, u_at,
+    dy, dy_base, dy_place, dy_at, rows, steps,
+):  # fmt: skip
+    wide_vectors()
+    start_back_with(
+        softplus, fixed, delta, base, place, at, u, u_base, u_place, u_at,
+        dy, dy_base, dy_place, dy_at, rows, steps,
+    )  # fmt: skip
+
+
+@njit(fastmath=FLAGS)
+def start_back_rows(
+    fixed, delta, base, place, at, u, u_base, u_place, u_at,
+    dy, dy_base, dy_place, dy_at, rows, steps,
+):  # fmt: skip
+    wide_vectors()
+    start_back_with(
+        as_it_is, fixed, delta, base, place, at, u, u_base, u_place, u_at,
+        dy, dy_base, dy_place, dy_at, rows, steps,
+    )  # fmt: skip
+
+
+@njit(fastmath=FLAGS)
+def finish_back_rows(fixed, rows, steps, ln2):
     """Row 3 becomes the gradient of delta, row 4 that of u; A was in units of log2(e)."""
     wide_vectors()
     for t in range(steps):
         w = rows[t * BACKWARD : (t + 1) * BACKWARD]
         for j in range(TILE):
             dy, d_input, u = w[j + 2 * TILE], w[j + 4 * TILE], w[j + 5 * TILE]
-            ddelta = w[j + 3 * TILE] * ln2 + d_input * u
-            if softplus:
-                ddelta *= w[j + 6 * TILE]
+            ddelta = (w[j + 3 * TILE] * ln2 + d_input * u) * w[j + 6 * TILE]
             w[j + 3 * TILE] = ddelta
-            w[j + 4 * TILE] = d_input * w[j] + D[j] * dy
-            dbias[j] += ddelta
-            dD[j] += dy * u
+            w[j + 4 * TILE] = d_input * w[j] + fixed[j + TILE] * dy
+            fixed[j + 4 * TILE] += ddelta
+            fixed[j + 5 * TILE] += dy * u
+
+
+@njit
+def walk_back(states, history, rows, B, C, dB, dC, steps, N, kept, place, d, width):
+    """The states of a chunk again from those kept, then their gradients; N in fours and ones."""
+    small = exponents_are_small(states[3 * N * TILE :])
+    n = 0
+    while n < N:
+        together = 4 if n + 4 <= N else 1
+        for m in range(together):
+            row = history[m * TILE : (m + 1) * TILE]
+            copy_lanes(row, kept, place + (n + m) * d, width)
+        if small:
+            again_chunk(history, states, rows, B, steps, N, n, together)
+        else:
+            again_any_chunk(history, states, rows, B, steps, N, n, together)
+        back_chunk(history, states, rows, B, C, dB, dC, steps, N, n, together)
+        n += together
 
 
 @njit
 def backward_task(
-    task, plan, pos, u, delta, A, B, C, D, bias, ln2, dy, dlast, kept,
+    task, plan, pos, u, delta, A, B, C, D, bias, weight, ln2, dy, dlast, kept,
     du, ddelta, dA, dB, dC, dD, dbias,
 ):  # fmt: skip
     """What forward_task read, walked backwards.
@@ -668,85 +907,89 @@ def backward_task(
     dB, dC are (tile, image, route, place, state), contiguous; dA (image, channel, state); dD and
     dbias (image, channel): one writer each, summed by the caller.
     """
-    groups, routes, tiles, d, L, N, softplus = plan[0]
+    groups, routes, d, L, N, delta_softplus, span, R = plan[0]
     us, ds, bs, cs, ys = plan[1], plan[2], plan[3], plan[4], plan[5]
     dus, dds = plan[6], plan[7]
-    image, group, tile = task // (groups * tiles), task // tiles % groups, task % tiles
+    tiles = -(-d // TILE)
+    spans = -(-tiles // span)
+    image, group, first = task // (groups * spans), task // spans % groups, task % spans * span
     images = dD.size // (groups * routes * d)
-    first = tile * TILE
-    width = min(TILE, d - first)
-    states, rows = aligned(3 * N * TILE, u), aligned(CHUNK * BACKWARD, u)
+    size = 3 * N * TILE + FIXED_BACK + R * TILE
+    span_states, rows = aligned(span * size, u), aligned(CHUNK * BACKWARD, u)
     history = aligned((CHUNK + 1) * 8 * TILE, u)
     B_rows, C_rows = aligned(CHUNK * N, u), aligned(CHUNK * N, u)
     dB_rows, dC_rows = aligned(CHUNK * N, u), aligned(CHUNK * N, u)
-    bias_row, D_row, largest = aligned(TILE, u), aligned(TILE, u), aligned(TILE, u)
-    dbias_row, dD_row = aligned(TILE, u), aligned(TILE, u)
+    delta_copy, u_copy, dy_copy = (
+        aligned(CHUNK * TILE, u), aligned(CHUNK * TILE, u), aligned(CHUNK * TILE, u),
+    )  # fmt: skip
+    counted = count()
     for route in range(routes):
         k = group + route * groups
-        channel = k * d + first
-        image_channel = image * groups * routes * d + channel
-        copy_lanes(bias_row, bias, channel, 1, width)
-        copy_lanes(D_row, D, channel, 1, width)
-        dbias_row[:] = ZERO
-        dD_row[:] = ZERO
-        fastest = load_states(states, 3, A, channel, width, N)
-        for n in range(N):
-            row = states[(3 * n + 1) * TILE : (3 * n + 2) * TILE]
-            copy_lanes(row, dlast, image_channel * N + n, N, width)
+        image_channel = (image * groups * routes + k) * d
+        for tile in range(first, min(first + span, tiles)):
+            states = span_states[(tile - first) * size : (tile - first + 1) * size]
+            channel, width = tile * TILE, min(TILE, d - tile * TILE)
+            load_tile(states, 3, FIXED_BACK, A, bias, D, weight, k * d + channel, width, N, R)
+            for n in range(N):
+                for j in range(width):
+                    from_last = dlast[(image_channel + channel + j) * N + n]
+                    states[(3 * n + 1) * TILE + j] = from_last
         for start in range((L - 1) // CHUNK * CHUNK, -1, -CHUNK):
             steps = min(CHUNK, L - start)
+            chunk = (image * (L // CHUNK + 2) + start // CHUNK) * groups * routes + k
             at = pos[k * L + start : k * L + start + steps]
-            base = image * ds[0] + k * ds[1] + first * ds[2]
-            load_rows(delta, base, ds[2], ds[3], at, steps, width, rows, BACKWARD, 0)
-            base = image * us[0] + k * us[1] + first * us[2]
-            load_rows(u, base, us[2], us[3], at, steps, width, rows, BACKWARD, 5)
-            base = image * ys[0] + group * ys[1] + first * ys[2]
-            load_rows(dy, base, ys[2], ys[3], at, steps, width, rows, BACKWARD, 2)
             load_weights(B, image * bs[0] + k * bs[1], bs[2], bs[3], at, steps, N, B_rows)
             load_weights(C, image * cs[0] + k * cs[1], cs[2], cs[3], at, steps, N, C_rows)
-            softplus_rows(rows, BACKWARD, steps, bias_row, softplus, 6)
-            start_back_rows(rows, steps)
-            small = exponents_are_small(rows, BACKWARD, steps, fastest, largest)
-            chunk = (image * (L // CHUNK + 2) + start // CHUNK) * groups * routes + k
-            n = 0
-            while n < N:
-                count = 4 if n + 4 <= N else 1
-                for m in range(count):
-                    row = history[m * TILE : (m + 1) * TILE]
-                    copy_lanes(row, kept, (chunk * N + n + m) * d + first, 1, width)
-                if small:
-                    again_chunk(history, states, rows, B_rows, steps, N, n, count)
+            for tile in range(first, min(first + span, tiles)):
+                states = span_states[(tile - first) * size : (tile - first + 1) * size]
+                fixed = states[3 * N * TILE :]
+                channel, width = tile * TILE, min(TILE, d - tile * TILE)
+                base = image * ds[0] + k * ds[1]
+                deltas = steps_of(
+                    delta, base, ds[2], ds[3], at, steps, channel, width, fixed[FIXED_BACK:], R,
+                    delta_copy, counted,
+                )  # fmt: skip
+                base = image * us[0] + k * us[1] + channel * us[2]
+                inputs = rows_of(u, base, us[2], us[3], at, steps, width, u_copy, counted)
+                base = image * ys[0] + group * ys[1] + channel * ys[2]
+                upstream = rows_of(dy, base, ys[2], ys[3], at, steps, width, dy_copy, counted)
+                if delta_softplus:
+                    start_back_softplus_rows(fixed, *deltas, *inputs, *upstream, rows, steps)
                 else:
-                    again_any_chunk(history, states, rows, B_rows, steps, N, n, count)
-                back_chunk(
-                    history, states, rows, B_rows, C_rows, dB_rows, dC_rows, steps, N, n, count
-                )
-                n += count
-            finish_back_rows(rows, steps, softplus, D_row, ln2, dD_row, dbias_row)
-            base = image * dds[0] + k * dds[1] + first * dds[2]
-            store_rows(ddelta, base, dds[2], dds[3], at, steps, width, rows, BACKWARD, 3, False)
-            base = image * dus[0] + group * dus[1] + first * dus[2]
-            store_rows(du, base, dus[2], dus[3], at, steps, width, rows, BACKWARD, 4, route > 0)
-            base = ((tile * images + image) * groups * routes + k) * L
-            for t in range(steps):
+                    start_back_rows(fixed, *deltas, *inputs, *upstream, rows, steps)
+                walk_back(
+                    states, history, rows, B_rows, C_rows, dB_rows, dC_rows, steps, N,
+                    kept, chunk * N * d + channel, d, width,
+                )  # fmt: skip
+                finish_back_rows(fixed, rows, steps, ln2)
+                base = image * dds[0] + k * dds[1] + channel * dds[2]
+                store_rows(ddelta, base, dds[2], dds[3], at, steps, width, rows, BACKWARD, 3, False)
+                base = image * dus[0] + group * dus[1] + channel * dus[2]
+                store_rows(du, base, dus[2], dus[3], at, steps, width, rows, BACKWARD, 4, route > 0)
+                base = ((tile * images + image) * groups * routes + k) * L
+                for t in range(steps):
+                    for n in range(N):
+                        dB[(base + at[t]) * N + n] = dB_rows[t * N + n]
+                        dC[(base + at[t]) * N + n] = dC_rows[t * N + n]
+        for tile in range(first, min(first + span, tiles)):
+            states = span_states[(tile - first) * size : (tile - first + 1) * size]
+            fixed = states[3 * N * TILE :]
+            for j in range(min(TILE, d - tile * TILE)):
+                channel = image_channel + tile * TILE + j
+                dbias[channel] = fixed[4 * TILE + j]
+                dD[channel] = fixed[5 * TILE + j]
                 for n in range(N):
-                    dB[(base + at[t]) * N + n] = dB_rows[t * N + n]
-                    dC[(base + at[t]) * N + n] = dC_rows[t * N + n]
-        for j in range(width):
-            dbias[image_channel + j] = dbias_row[j]
-            dD[image_channel + j] = dD_row[j]
-            for n in range(N):
-                dA[(image_channel + j) * N + n] = states[(3 * n + 2) * TILE + j]
+                    dA[channel * N + n] = states[(3 * n + 2) * TILE + j]
 
 
 @compiled(parallel=True)
 def backward_parallel(
-    tasks, plan, pos, u, delta, A, B, C, D, bias, ln2, dy, dlast, kept,
+    tasks, plan, pos, u, delta, A, B, C, D, bias, weight, ln2, dy, dlast, kept,
     du, ddelta, dA, dB, dC, dD, dbias,
 ):  # fmt: skip
     for task in prange(tasks):
         backward_task(
-            task, plan, pos, u, delta, A, B, C, D, bias, ln2, dy, dlast, kept,
+            task, plan, pos, u, delta, A, B, C, D, bias, weight, ln2, dy, dlast, kept,
             du, ddelta, dA, dB, dC, dD, dbias,
         )  # fmt: skip
 
@@ -802,16 +1045,30 @@ def numbers(x: Tensor) -> np.ndarray:
     return x.detach().as_strided((span,), (1,)).numpy()
 
 
-def plan_of(groups, routes, d, L, N, softplus, *strides) -> np.ndarray:
+def plan_of(groups, routes, d, L, N, delta_softplus, span, R, *strides) -> np.ndarray:
     """Sizes, then the strides of u, delta, B, C, y (and of the gradients of u and delta).
 
-    Strides are those of image, route, channel or state, and place; for y and the gradient of u
-    of image, group, channel and place, since the routes of a group are summed.
+    R is 0 where delta is given for every channel. Strides are those of image, route, channel or
+    state, and place; for y and the gradient of u of image, group, channel and place, since the
+    routes of a group are summed.
     """
-    plan = np.zeros((1 + len(strides), 7), np.int64)
-    plan[0] = groups, routes, -(-d // TILE), d, L, N, softplus
+    plan = np.zeros((1 + len(strides), 8), np.int64)
+    plan[0] = groups, routes, d, L, N, delta_softplus, span, R
     plan[1:, :4] = strides
     return plan
+
+
+def spans_of(d: int, sequences: int, channels_last: bool) -> tuple[int, int]:
+    """How many tiles a task takes along together, chunk by chunk, and how many tasks that makes.
+
+    Neighbouring tiles of a channels-last tensor lie side by side: taken together they share pages
+    of memory and B and C. In other layouts the next chunk of the same tile lies nearer.
+    """
+    tiles = -(-d // TILE)
+    share = -(-tiles * sequences // torch.get_num_threads())
+    most = max(1, min(MOST_TILES, share)) if channels_last else 1
+    spans = -(-tiles // most)
+    return -(-tiles // spans), sequences * spans
 
 
 def strides_in_groups(x: Tensor, K: int) -> tuple[int, ...]:
@@ -863,16 +1120,17 @@ def scan_numba(
         C.stride(),
         strides_in_groups(y, K),
     )
+    span, tasks = spans_of(d, batch * K, u.stride(1) == 1)
     arguments = (
-        plan_of(K, 1, d, L, N, delta_softplus, *strides),
+        plan_of(K, 1, d, L, N, delta_softplus, span, 0, *strides),
         np.tile(np.arange(L), K),
         *(numbers(x) for x in (u, delta, (A * LOG2E).contiguous(), B, C)),
         or_zeros(D, channels, u),
         or_zeros(delta_bias, channels, u),
-        *(numbers(x) for x in (y, last)),
+        *(numbers(x) for x in (u.new_empty(0), y, last)),
         kept.numpy().reshape(-1),
     )
-    launch(forward_parallel, forward_serial, batch * K * -(-d // TILE), arguments)
+    launch(forward_parallel, forward_serial, tasks, arguments)
     return y, last, kept
 
 
@@ -908,15 +1166,17 @@ def scan_numba_backward(
         C.stride(),
         *(strides_in_groups(x, K) for x in (dy, du, ddelta)),
     )
+    span, tasks = spans_of(d, batch * K, u.stride(1) == 1)
     arguments = (
-        plan_of(K, 1, d, L, N, delta_softplus, *strides),
+        plan_of(K, 1, d, L, N, delta_softplus, span, 0, *strides),
         np.tile(np.arange(L), K),
         *(numbers(x) for x in (u, delta, (A * LOG2E).contiguous(), B, C)),
         or_zeros(D, channels, u),
         or_zeros(delta_bias, channels, u),
+        numbers(u.new_empty(0)),
         numbers(u.new_tensor(math.log(2)))[0],
         *(numbers(x) for x in (dy, dlast.contiguous(), kept, du, ddelta, dA, dB, dC, dD, dbias)),
     )
-    launch(backward_parallel, backward_serial, batch * K * tiles, arguments)
+    launch(backward_parallel, backward_serial, tasks, arguments)
     dB, dC = (x.sum(0).transpose(-1, -2) for x in (dB, dC))  # (B, K, N, L)
     return du, ddelta, dA.sum(0), dB, dC, dD.sum(0), dbias.sum(0)

@@ -239,13 +239,19 @@ def choose(backend: str, device: str) -> str:
     return backend
 
 
-@functools.cache
+_numba_is_here: bool | None = None  # not functools.cache, which torch.compile warns about
+
+
 def numba_is_here() -> bool:
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    global _numba_is_here
+    if _numba_is_here is None:
+        try:
+            import numba  # noqa: F401
+
+            _numba_is_here = True
+        except ImportError:
+            _numba_is_here = False
+    return _numba_is_here
 
 
 @functools.cache

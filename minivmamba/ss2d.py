@@ -116,16 +116,16 @@ class SS2D(nn.Module):
         projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (ROUTES, -1))
         projected = projected.permute(0, 3, 1, 2, 4)  # (B, K, H, W, R + 2N)
         dts, Bs, Cs = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        deltas = torch.matmul(dts.flatten(2, 3), self.dt_projs_weight.transpose(1, 2))
         y = ss2d_scan(
             x=at_least_float32(x),
-            delta=at_least_float32(deltas).unflatten(2, x.shape[1:3]),  # (B, K, H, W, d)
+            delta=at_least_float32(dts),  # (B, K, H, W, R)
             A=-torch.exp(at_least_float32(self.A_logs)),
             B=at_least_float32(Bs),
             C=at_least_float32(Cs),
             D=at_least_float32(self.Ds),
             delta_bias=at_least_float32(self.dt_projs_bias).flatten(),
             delta_softplus=True,
+            delta_weight=at_least_float32(self.dt_projs_weight),
         )
         return y.permute(0, 3, 1, 2)
 

@@ -35,6 +35,7 @@ def ss2d_scan(
     D: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
+    delta_weight: Tensor | None = None,
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -48,6 +49,9 @@ def ss2d_scan(
         B, C: (batch, 4, H, W, N), at the pixels as delta.
         D, delta_bias: (4·d,).
         delta_softplus: pass delta + delta_bias through softplus.
+        delta_weight: (4, d, R), for a Δ of low rank: delta is then (batch, 4, H, W, R), and the
+            steps are delta_weight[k] @ delta[:, k, i, j]. They are never stored in the forward
+            pass, nor between it and the backward pass.
         backend: "naive" (the reference in PyTorch), "numba" (CPU), or "auto".
 
     Returns:
@@ -59,7 +63,7 @@ def ss2d_scan(
 
     Source: VMamba, arXiv 2401.10166, section 4.2 (2D selective scan).
     """
-    optional = given(D=D, delta_bias=delta_bias)
+    optional = given(D=D, delta_bias=delta_bias, delta_weight=delta_weight)
     expect_tensors(x=x, delta=delta, A=A, B=B, C=C, **optional)
     expect_scan_options(delta_softplus, backend)
     tensors = {"x": x, "delta": delta, "A": A, "B": B, "C": C, **optional}
@@ -69,11 +73,19 @@ def ss2d_scan(
     rung = choose(backend, x.device.type)
     if rung == "naive":
         return reference(**tensors, delta_softplus=delta_softplus)
-    names = ("x", "delta", "A", "B", "C", "D", "delta_bias")
+    names = ("x", "delta", "A", "B", "C", "D", "delta_bias", "delta_weight")
     y, _ = torch.ops.minivmamba.ss2d_scan(
         *(tensors.get(name) for name in names), delta_softplus, wants_gradient(tensors)
     )
     return y
+
+
+def every_step(delta: Tensor, delta_weight: Tensor | None) -> Tensor:
+    """(B, 4, H, W, R) → (B, 4, H, W, d), and delta itself where there is no weight."""
+    if delta_weight is None:
+        return delta
+    deltas = torch.matmul(delta.flatten(2, 3), delta_weight.transpose(1, 2))
+    return deltas.unflatten(2, delta.shape[2:4])
 
 
 def reference(
@@ -84,13 +96,14 @@ def reference(
     C: Tensor,
     D: Tensor | None = None,
     delta_bias: Tensor | None = None,
+    delta_weight: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> Tensor:
     """The same with the four sequences laid out, as the paper draws it."""
     H, W = x.shape[1:3]
     ys = selective_scan(
         u=cross_scan(x.permute(0, 3, 1, 2)).flatten(1, 2),  # (B, 4·d, L)
-        delta=in_route_order(delta).flatten(1, 2),
+        delta=in_route_order(every_step(delta, delta_weight)).flatten(1, 2),
         A=A,
         B=in_route_order(B),  # (B, 4, N, L)
         C=in_route_order(C),
@@ -124,17 +137,18 @@ def _scan(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """y, and, if `keep`, the states that the backward pass needs."""
     from minivmamba.kernels.ss2d_numba import ss2d_numba
 
-    return ss2d_numba(x, delta, A, B, C, D, delta_bias, delta_softplus, keep)
+    return ss2d_numba(x, delta, A, B, C, D, delta_bias, delta_softplus, delta_weight, keep)
 
 
 @_scan.register_fake
-def _(x, delta, A, B, C, D, delta_bias, delta_softplus, keep):
+def _(x, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, keep):
     (batch, H, W, d), N = x.shape, A.shape[1]
     kept = (batch, chunks_kept(H * W), ROUTES, N, d) if keep else (0,)
     return x.new_empty(x.shape), x.new_empty(kept)
@@ -151,21 +165,25 @@ def _scan_backward(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     from minivmamba.kernels.ss2d_numba import ss2d_numba_backward
 
     return cast(
-        tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
-        ss2d_numba_backward(dy, kept, x, delta, A, B, C, D, delta_bias, delta_softplus),
+        tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+        ss2d_numba_backward(
+            dy, kept, x, delta, A, B, C, D, delta_bias, delta_softplus, delta_weight
+        ),
     )
 
 
 @_scan_backward.register_fake
-def _(dy, kept, x, delta, A, B, C, D, delta_bias, delta_softplus):
+def _(dy, kept, x, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus):
     channels = A.new_empty(A.shape[0])
     gradients = (v.new_empty(v.shape) for v in (x, delta, A, B, C))
-    return *gradients, channels, torch.empty_like(channels)
+    dweight = x.new_empty(0 if delta_weight is None else delta_weight.shape)
+    return *gradients, channels, torch.empty_like(channels), dweight
 
 
 def _remember(ctx, inputs, output) -> None:
@@ -193,16 +211,20 @@ torch.library.register_autograd(
 
 
 @register_flop_formula(torch.ops.minivmamba.ss2d_scan)
-def _scan_flops(x, delta, A, B, C, D, *_, out_shape=None, **__) -> int:
-    """Four scans, counted as in selective_scan; the merge is not."""
+def _scan_flops(x, delta, A, B, C, D, delta_bias, weight, *_, out_shape=None, **__) -> int:
+    """Four scans, counted as in selective_scan, and 2 R a step for its Δ; the merge is not."""
     batch, H, W, d = x
-    return batch * H * W * d * ROUTES * (6 * A[1] + (1 if D is None else 3))
+    rank = 0 if weight is None else weight[2]
+    return batch * H * W * d * ROUTES * (6 * A[1] + (1 if D is None else 3) + 2 * rank)
 
 
 @register_flop_formula(torch.ops.minivmamba.ss2d_scan_backward)
-def _scan_backward_flops(dy, kept, x, delta, A, *_, out_shape=None, **__) -> int:
+def _scan_backward_flops(
+    dy, kept, x, delta, A, B, C, D, delta_bias, weight, *_, out_shape=None, **__
+) -> int:
     batch, H, W, d = x
-    return batch * H * W * d * ROUTES * (18 * A[1] + 10)
+    rank = 0 if weight is None else weight[2]  # for Δ again, its gradient and that of the weight
+    return batch * H * W * d * ROUTES * (18 * A[1] + 10 + 6 * rank)
 
 
 def _check_shapes(tensors: dict[str, Tensor]) -> None:
@@ -215,8 +237,17 @@ def _check_shapes(tensors: dict[str, Tensor]) -> None:
             f"A: expected shape ({ROUTES * d}, N) with N ≥ 1 for 4 routes of the {d} channels of "
             f"x, got {tuple(A.shape)}"
         )
+    steps = d
+    if "delta_weight" in tensors:
+        weight = tensors["delta_weight"]
+        if weight.ndim != 3 or weight.shape[:2] != (ROUTES, d) or weight.shape[2] < 1:
+            raise ValueError(
+                f"delta_weight: expected shape ({ROUTES}, {d}, R) with R ≥ 1 for the {d} channels "
+                f"of x, got {tuple(weight.shape)}"
+            )
+        steps = weight.shape[2]
     expected = {
-        "delta": (batch, ROUTES, H, W, d),
+        "delta": (batch, ROUTES, H, W, steps),
         "B": (batch, ROUTES, H, W, A.shape[1]),
         "C": (batch, ROUTES, H, W, A.shape[1]),
         "D": (ROUTES * d,),

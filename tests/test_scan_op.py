@@ -22,21 +22,22 @@ scan_numba = partial(selective_scan, backend="numba")
 ss2d_numba = partial(ss2d_scan, backend="numba")
 
 
-def map_arguments(batch=1, H=3, W=5, d=4, N=3, dtype=torch.float64, bare=False):
-    """Arguments of ss2d_scan."""
+def map_arguments(batch=1, H=3, W=5, d=4, N=3, dtype=torch.float64, bare=False, rank=0):
+    """Arguments of ss2d_scan; with a rank, delta is of that rank and has its weight."""
 
     def randn(*shape):
         return torch.randn(*shape, dtype=dtype)
 
     return {
         "x": randn(batch, H, W, d),
-        "delta": randn(batch, 4, H, W, d),
+        "delta": randn(batch, 4, H, W, rank or d),
         "A": -torch.exp(randn(4 * d, N)),
         "B": randn(batch, 4, H, W, N),
         "C": randn(batch, 4, H, W, N),
         "D": None if bare else randn(4 * d),
         "delta_bias": None if bare else randn(4 * d),
         "delta_softplus": True,
+        "delta_weight": randn(4, d, rank) if rank else None,
     }
 
 
@@ -81,6 +82,7 @@ CALLS = {
     "sequence-channels-last": (scan_numba, partial(sequence_arguments, layout="channels last")),
     "sequence-naive": (partial(selective_scan, backend="naive"), sequence_arguments),
     "map": (ss2d_numba, map_arguments),
+    "map-rank-2": (ss2d_numba, partial(map_arguments, rank=2)),
 }
 
 

@@ -22,22 +22,29 @@ from minivmamba import SS2D, VSSM, ss2d_scan, vmamba_tiny
 scan_numba = partial(ss2d_scan, backend="numba")
 scan_naive = partial(ss2d_scan, backend="naive")
 MAPS = ("x", "delta", "B", "C")
-TENSORS = ("x", "delta", "A", "B", "C", "D", "delta_bias")
+TENSORS = ("x", "delta", "A", "B", "C", "D", "delta_bias", "delta_weight")
 
 # One rounding is 6e-8 or 1e-16. Each number is the sum of four routes of at most 165 pixels whose
 # states decay, and a gradient is the sum over all pixels: some ten roundings are seen.
 TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-13}
 SIZES = [(1, 1), (1, 7), (7, 1), (33, 5), (5, 33), (4, 6)]
 size_name = "{0[0]}x{0[1]}".format
+OPTIONS = [{}, {"bare": True}, {"softplus": False}, {"rank": 1}, {"rank": 6}]
 
 
-def arguments(batch=2, H=4, W=6, d=3, N=4, dtype=torch.float64, seed=0, bare=False, softplus=True):
+def arguments(
+    batch=2, H=4, W=6, d=3, N=4, dtype=torch.float64, seed=0, bare=False, softplus=True, rank=0
+):
+    """Arguments of ss2d_scan; with a rank, delta is of that rank and has its weight."""
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    delta = randn(batch, 4, H, W, d)
+    delta = randn(batch, 4, H, W, rank or d)
+    weight = randn(4, d, rank) / rank**0.5 if rank else None
+    if weight is not None and not softplus:
+        weight = weight.abs()
     tensors = {
         "x": randn(batch, H, W, d),
         "delta": delta if softplus else delta.abs(),
@@ -46,6 +53,7 @@ def arguments(batch=2, H=4, W=6, d=3, N=4, dtype=torch.float64, seed=0, bare=Fal
         "C": randn(batch, 4, H, W, N),
         "D": None if bare else randn(4 * d),
         "delta_bias": None if bare else randn(4 * d) if softplus else randn(4 * d).abs(),
+        "delta_weight": weight,
     }
     tensors = {name: v if v is None else v.to(dtype) for name, v in tensors.items()}
     return {**tensors, "delta_softplus": softplus}
@@ -64,10 +72,11 @@ def run(scan, arguments, dy):
     return {"y": y.detach()} | {f"d{name}": gradient for name, gradient in named}
 
 
-def by_pixel(x, delta, A, B, C, D, delta_bias, delta_softplus):
+def by_pixel(x, delta, A, B, C, D, delta_bias, delta_softplus, delta_weight):
     """One image, one route, one pixel after the other; NumPy arrays of one image each.
 
-    x (H, W, d), delta (4, H, W, d), A (4·d, N), B and C (4, H, W, N), D and delta_bias (4·d,).
+    x (H, W, d), delta (4, H, W, d), A (4·d, N), B and C (4, H, W, N), D and delta_bias (4·d,),
+    delta_weight (4, d, R).
     """
     H, W, d = x.shape
     y = np.zeros_like(x)
@@ -76,6 +85,7 @@ def by_pixel(x, delta, A, B, C, D, delta_bias, delta_softplus):
         h = np.zeros_like(A[rows])  # (d, N)
         for row, col in coordinates(H, W):
             u, step = x[row, col], delta[k, row, col]
+            step = step if delta_weight is None else delta_weight[k] @ step
             step = step if delta_bias is None else step + delta_bias[rows]
             step = reference.softplus(step) if delta_softplus else step
             h = np.exp(step[:, None] * A[rows]) * h + (step * u)[:, None] * B[k, row, col]
@@ -91,7 +101,7 @@ def batch_by_pixel(arguments):
         }
         for image in range(len(arguments["x"]))
     ]
-    shared = ("A", "D", "delta_bias")
+    shared = ("A", "D", "delta_bias", "delta_weight")
     arrays = {k: arguments[k].double().numpy() for k in shared if arguments[k] is not None}
     return torch.from_numpy(np.stack([by_pixel(**(image | arrays)) for image in images]))
 
@@ -100,7 +110,7 @@ def batch_by_pixel(arguments):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"bare": True}, {"softplus": False}], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=size_name)
 def test_every_pixel_agrees_with_the_loop(size, options, dtype):
     a = arguments(2, *size, dtype=dtype, **options)
@@ -155,7 +165,7 @@ def check_gradients(size, dtype, dy_layout="standard", **options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"bare": True}, {"softplus": False}], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=size_name)
 def test_gradients_agree_with_the_naive_rung(size, options, dtype):
     check_gradients((2, *size), dtype, **options)
@@ -173,11 +183,12 @@ def test_gradients_agree_with_the_naive_rung(size, options, dtype):
     dtype=st.sampled_from([torch.float32, torch.float64]),
     bare=st.booleans(),
     softplus=st.booleans(),
+    rank=st.integers(0, 9),
     dy_layout=st.sampled_from(["standard", "channels first", "expanded"]),
     seed=st.integers(0, 2**31),
 )
-def test_any_size(size, dtype, bare, softplus, dy_layout, seed):
-    check_gradients(size, dtype, dy_layout, bare=bare, softplus=softplus, seed=seed)
+def test_any_size(size, dtype, bare, softplus, rank, dy_layout, seed):
+    check_gradients(size, dtype, dy_layout, bare=bare, softplus=softplus, rank=rank, seed=seed)
 
 
 @pytest.mark.slow
@@ -186,12 +197,12 @@ def test_gradients_of_a_stage():
     check_gradients((1, 56, 57, 150, 16), torch.float32)
 
 
-@pytest.mark.parametrize("options", [{}, {"bare": True}, {"softplus": False}], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("size", [(2, 2, 3, 2, 2), (1, 6, 7, 1, 1)], ids=["small", "two-chunks"])
 def test_gradcheck(size, options):
     a = arguments(*size, **options)
     names = [name for name in TENSORS if a[name] is not None]
-    assert len(names) == (5 if "bare" in options else 7)
+    assert len(names) == (5 if "bare" in options else 7) + ("rank" in options)
 
     def scan(*tensors):
         named = dict(zip(names, tensors, strict=True))
@@ -341,6 +352,16 @@ def test_results_repeat_to_the_last_bit(size, dtype, threads):
             {"delta_bias": torch.ones(4, 3).double()},
             ValueError,
             r"delta_bias: expected shape \(12,\), got \(4, 3\)",
+        ),
+        (
+            {"delta_weight": torch.ones(4, 2, 3).double()},
+            ValueError,
+            r"delta_weight: expected shape \(4, 3, R\).* got \(4, 2, 3\)",
+        ),
+        (
+            {"delta_weight": torch.ones(4, 3, 2).double()},
+            ValueError,
+            r"delta: expected shape \(2, 4, 4, 6, 2\), got \(2, 4, 4, 6, 3\)",
         ),
         ({"A": torch.ones(12, 4)}, TypeError, r"A: expected torch\.float64.* got torch\.float32"),
         (
