@@ -8,6 +8,7 @@ which calls a rung of `minivmamba.kernels`. The mathematics and the shapes are t
 
 import functools
 import importlib
+import os
 import warnings
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.utils.flop_counter import register_flop_formula
 import minivmamba.kernels.fork  # noqa: F401 (it has to see every fork from now on)
 from minivmamba.expect import expect_tensors, given
 
-BACKENDS = ("naive", "numba")
+BACKENDS = ("naive", "numba", "triton")
+OLDEST_TRITON = (3, 3)  # the first whose kernels take tuples, the strides of ours
 
 
 def selective_scan(
@@ -46,21 +48,24 @@ def selective_scan(
         D: skip connection, (K·d,).
         delta_bias: added to delta, (K·d,).
         delta_softplus: pass delta + delta_bias through softplus.
-        backend: "naive" (a loop in PyTorch, any device), "numba" (compiled, CPU), or "auto": numba
-            on a CPU, naive elsewhere or where Numba is missing (said once).
+        backend: "naive" (a loop in PyTorch, any device), "numba" (compiled, CPU), "triton"
+            (compiled, GPU, not in float64; on a CPU only where TRITON_INTERPRET=1 was set), or
+            "auto": numba on a CPU, triton on a GPU, naive for what these cannot take or where
+            they are missing (said once).
         return_last_state: return (y, h_L) with h_L of shape (batch, K·d, N).
 
     Returns:
         y, shaped as u: float64 if the arguments are, else float32. Half-precision arguments are
-        computed in float32, since a state that decays and grows over thousands of steps needs it.
+        computed in float32, since a state that decays and grows over thousands of steps needs it;
+        the triton rung reads them as they are, the others a float32 copy.
         Differentiable in every tensor argument, once.
 
     Raises:
-        TypeError: an argument is not a floating-point tensor, float64 meets another dtype, or
-            delta_softplus is neither True nor False.
+        TypeError: an argument is not a floating-point tensor, float64 meets another dtype or
+            backend="triton", or delta_softplus is neither True nor False.
         ValueError: a shape or device does not fit, the backend is unknown, or it cannot work on
             this device.
-        ImportError: backend="numba" without Numba.
+        ImportError: backend="numba" without Numba, "triton" without Triton or with an old one.
         RuntimeError: a second derivative is asked for.
 
     Source: Mamba, arXiv 2312.00752, algorithm 2 and section 3.3; VMamba, arXiv 2401.10166.
@@ -74,13 +79,13 @@ def selective_scan(
         C = C.unsqueeze(1)
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, **optional}
     _check_shapes(tensors)
-    dtype = common_dtype(tensors)
-    tensors = {name: value.to(dtype) for name, value in tensors.items()}
+    rung = choose(backend, u.device.type, common_dtype(tensors))
+    tensors = as_the_rung_reads_them(tensors, rung)
     keep = wants_gradient(tensors)
     y, last_state, _ = torch.ops.minivmamba.selective_scan(
         *(tensors.get(name) for name in ("u", "delta", "A", "B", "C", "D", "delta_bias")),
         delta_softplus,
-        choose(backend, u.device.type),
+        rung,
         keep,
     )
     return (y, last_state) if return_last_state else y
@@ -118,7 +123,9 @@ def _(u, delta, A, B, C, D, delta_bias, delta_softplus, backend, keep):
         kept = (batch, L, channels, N)
     elif keep:
         kept = (batch, chunks_kept(L), K, N, channels // K)
-    return torch.empty_like(u), u.new_empty(batch, channels, N), u.new_empty(kept)
+    dtype = computed_in(u)
+    y = torch.empty_like(u, dtype=dtype)
+    return y, u.new_empty(batch, channels, N, dtype=dtype), u.new_empty(kept, dtype=dtype)
 
 
 @torch.library.custom_op("minivmamba::selective_scan_backward", mutates_args=())
@@ -146,7 +153,7 @@ def _scan_backward(
 @_scan_backward.register_fake
 def _(dy, dlast, kept, u, delta, A, B, C, D, delta_bias, delta_softplus, backend):
     inputs = (torch.empty_like(x) for x in (u, delta, A, B, C))
-    return *inputs, A.new_empty(A.shape[0]), A.new_empty(A.shape[0])
+    return *inputs, like_channels(D, A), like_channels(delta_bias, A)
 
 
 def _remember(ctx, inputs, output) -> None:
@@ -163,8 +170,9 @@ def _backward(ctx, dy, dlast, _):
             "operator with keep=True, as minivmamba.selective_scan does"
         )
     u, A = tensors[0], tensors[2]
-    dy = torch.zeros_like(u) if dy is None else dy
-    dlast = u.new_zeros(u.shape[0], *A.shape) if dlast is None else dlast
+    dtype = computed_in(u)
+    dy = torch.zeros_like(u, dtype=dtype) if dy is None else dy
+    dlast = u.new_zeros(u.shape[0], *A.shape, dtype=dtype) if dlast is None else dlast
     gradients = torch.ops.minivmamba.selective_scan_backward(
         dy, dlast, kept, *tensors, ctx.delta_softplus, ctx.backend
     )
@@ -226,17 +234,59 @@ def expect_scan_options(delta_softplus: object, backend: object) -> None:
         raise ValueError(f"backend: expected one of {names}, got {backend!r}")
 
 
-def choose(backend: str, device: str) -> str:
-    """The rung that works on this device: for "auto" the fastest."""
+def choose(backend: str, device: str, dtype: torch.dtype) -> str:
+    """The rung that works on this device in this dtype: for "auto" the fastest."""
     if backend == "naive" or device == "meta":
         return "naive" if backend == "auto" else backend
     if backend == "auto":
-        return "numba" if device == "cpu" and numba_is_here() else _naive_instead(device)
-    if device != "cpu":
+        return _fastest(device, dtype)
+    if backend == "numba" and device != "cpu":
         raise ValueError(f'backend: "numba" works on a CPU, got tensors on {device}; use "auto"')
-    if not numba_is_here():
+    if backend == "numba" and not numba_is_here():
         raise ImportError('backend: "numba" needs Numba (pip install numba); "naive" works without')
+    if backend == "triton":
+        _expect_triton(device, dtype)
     return backend
+
+
+def _fastest(device: str, dtype: torch.dtype) -> str:
+    if device == "cpu":
+        return "numba" if numba_is_here() else _naive_instead("without Numba (pip install numba)")
+    if device != "cuda":
+        return _naive_instead(f"on {device}, which has no compiled rung,")
+    if why_no_triton():
+        return _naive_instead(f"since the rung for a GPU {why_no_triton()}")
+    if dtype == torch.float64:
+        return _naive_instead("since the rung for a GPU computes in float32 and not in float64")
+    return "triton"
+
+
+def _expect_triton(device: str, dtype: torch.dtype) -> None:
+    if why_no_triton():
+        raise ImportError(f'backend: "triton" {why_no_triton()}; "naive" works without')
+    if device != "cuda" and not (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        raise ValueError(
+            f'backend: "triton" works on a GPU, got tensors on {device}; use "auto", or, to follow '
+            "its kernels on a CPU, set TRITON_INTERPRET=1 before Python starts"
+        )
+    if dtype == torch.float64:
+        raise TypeError(
+            'u: expected torch.float32 or half precision for backend="triton", which computes in '
+            'float32, got torch.float64; use "naive"'
+        )
+
+
+@functools.cache
+def why_no_triton() -> str:
+    """What the Triton rung lacks on this machine, as the rest of a sentence; "" for nothing."""
+    oldest = ".".join(map(str, OLDEST_TRITON))
+    try:
+        import triton
+    except ImportError:
+        return f"needs Triton {oldest} or newer, which is not installed (pip install triton)"
+    if tuple(int(n) for n in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
+        return f"needs Triton {oldest} or newer, got {triton.__version__} (a newer PyTorch has it)"
+    return ""
 
 
 _numba_is_here: bool | None = None  # not functools.cache, which torch.compile warns about
@@ -255,12 +305,10 @@ def numba_is_here() -> bool:
 
 
 @functools.cache
-def _naive_instead(device: str) -> str:
-    no_numba = "without Numba (pip install numba)"
-    reason = no_numba if device == "cpu" else f"on {device}, which has no compiled rung,"
+def _naive_instead(reason: str) -> str:
     warnings.warn(
         f"minivmamba: {reason} the scan runs as a loop in PyTorch, right but slow",
-        stacklevel=4,
+        stacklevel=5,
     )
     return "naive"
 
@@ -274,11 +322,29 @@ def wants_gradient(tensors: dict[str, Tensor]) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors.values())
 
 
+def as_the_rung_reads_them(tensors: dict[str, Tensor], rung: str) -> dict[str, Tensor]:
+    """All in the dtype that is computed in, except that triton reads half precision as it is."""
+    if rung == "triton":
+        return tensors
+    dtype = common_dtype(tensors)
+    return {name: value.to(dtype) for name, value in tensors.items()}
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """float32 for half precision, else the dtype itself."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def like_channels(x: Tensor | None, A: Tensor) -> Tensor:
+    """The gradient of D or of the bias: as the tensor, or of no meaning if there is none."""
+    return A.new_empty(A.shape[0], dtype=computed_in(A)) if x is None else x.new_empty(x.shape)
+
+
 def laid_out_as(like: Tensor, value: Tensor) -> Tensor:
     """`value` with the strides that empty_like(like) has: what the fake kernel promises."""
     if value.stride() == torch.empty_like(like, device="meta").stride():
         return value
-    return torch.empty_like(like).copy_(value)
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 def _check_shapes(tensors: dict[str, Tensor]) -> None:

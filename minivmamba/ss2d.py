@@ -21,7 +21,7 @@ from torch import Tensor
 from minivmamba.cross_scan import ROUTES, cross_merge, cross_scan
 from minivmamba.discretize import inverse_softplus
 from minivmamba.expect import expect_int, expect_like_weights, expect_tensors
-from minivmamba.selective_scan import numba_is_here, selective_scan
+from minivmamba.selective_scan import choose, computed_in, selective_scan
 from minivmamba.ss2d_scan import ss2d_scan
 
 DT_MIN, DT_MAX = 1e-3, 1e-1  # range of the initial step Δ (Mamba, section 3.6)
@@ -37,8 +37,8 @@ class SS2D(nn.Module):
         dt_rank: R, width of the low-rank projection to Δ; ceil(d_model / 16) if None.
 
     Two paths give equal results: the plain one lays the four sequences out, the fused one
-    (`ss2d_scan`, on a CPU with Numba) leaves the map where it is. `module.fused = False` forces
-    the plain one.
+    (`ss2d_scan`, where Numba or Triton compiles it) leaves the map where it is.
+    `module.fused = False` forces the plain one.
 
     Raises:
         ValueError: an argument is not an integer of at least 1.
@@ -102,7 +102,7 @@ class SS2D(nn.Module):
         expect_like_weights("x", x, self.in_proj.weight)
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, d) each
         x = self.act(self.conv2d(x.permute(0, 3, 1, 2)))  # (B, d, H, W)
-        fused = self.fused and x.device.type == "cpu" and numba_is_here()
+        fused = self.fused and choose("auto", x.device.type, computed_in(x)) != "naive"
         y = self.scan_map(x) if fused else self.scan_routes(x)
         y = y.permute(0, 2, 3, 1)  # (B, H, W, d), at least float32
         # Under autocast norm and gate stay in float32, as the scan; out_proj goes back by itself.

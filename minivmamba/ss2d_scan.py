@@ -15,11 +15,14 @@ from torch.utils.flop_counter import register_flop_formula
 from minivmamba.cross_scan import ROUTES, cross_merge, cross_scan
 from minivmamba.expect import expect_tensors, given
 from minivmamba.selective_scan import (
+    as_the_rung_reads_them,
     choose,
     chunks_kept,
     common_dtype,
+    computed_in,
     expect_scan_options,
     forget,
+    like_channels,
     no_second_derivative,
     selective_scan,
     wants_gradient,
@@ -52,7 +55,8 @@ def ss2d_scan(
         delta_weight: (4, d, R), for a Δ of low rank: delta is then (batch, 4, H, W, R), and the
             steps are delta_weight[k] @ delta[:, k, i, j]. They are never stored in the forward
             pass, nor between it and the backward pass.
-        backend: "naive" (the reference in PyTorch), "numba" (CPU), or "auto".
+        backend: "naive" (the reference in PyTorch), "numba" (CPU), "triton" (GPU), or "auto", as
+            in selective_scan. On a GPU the steps of a low rank are stored.
 
     Returns:
         y, (batch, H, W, d): float64 if the arguments are, else float32. Differentiable in every
@@ -68,14 +72,15 @@ def ss2d_scan(
     expect_scan_options(delta_softplus, backend)
     tensors = {"x": x, "delta": delta, "A": A, "B": B, "C": C, **optional}
     _check_shapes(tensors)
-    dtype = common_dtype(tensors)
-    tensors = {name: value.to(dtype) for name, value in tensors.items()}
-    rung = choose(backend, x.device.type)
+    rung = choose(backend, x.device.type, common_dtype(tensors))
+    tensors = as_the_rung_reads_them(tensors, rung)
     if rung == "naive":
         return reference(**tensors, delta_softplus=delta_softplus)
+    if rung == "triton":
+        tensors["delta"] = every_step(tensors["delta"], tensors.pop("delta_weight", None))
     names = ("x", "delta", "A", "B", "C", "D", "delta_bias", "delta_weight")
     y, _ = torch.ops.minivmamba.ss2d_scan(
-        *(tensors.get(name) for name in names), delta_softplus, wants_gradient(tensors)
+        *(tensors.get(name) for name in names), delta_softplus, rung, wants_gradient(tensors)
     )
     return y
 
@@ -139,19 +144,25 @@ def _scan(
     delta_bias: Tensor | None,
     delta_weight: Tensor | None,
     delta_softplus: bool,
+    backend: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """y, and, if `keep`, the states that the backward pass needs."""
+    if backend == "triton":
+        from minivmamba.kernels.ss2d_triton import ss2d_triton
+
+        return ss2d_triton(x, delta, A, B, C, D, delta_bias, delta_softplus, keep)
     from minivmamba.kernels.ss2d_numba import ss2d_numba
 
     return ss2d_numba(x, delta, A, B, C, D, delta_bias, delta_softplus, delta_weight, keep)
 
 
 @_scan.register_fake
-def _(x, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, keep):
+def _(x, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, backend, keep):
     (batch, H, W, d), N = x.shape, A.shape[1]
     kept = (batch, chunks_kept(H * W), ROUTES, N, d) if keep else (0,)
-    return x.new_empty(x.shape), x.new_empty(kept)
+    dtype = computed_in(x)
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty(kept, dtype=dtype)
 
 
 @torch.library.custom_op("minivmamba::ss2d_scan_backward", mutates_args=())
@@ -167,27 +178,32 @@ def _scan_backward(
     delta_bias: Tensor | None,
     delta_weight: Tensor | None,
     delta_softplus: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    from minivmamba.kernels.ss2d_numba import ss2d_numba_backward
+    gradients: tuple[Tensor, ...]
+    if backend == "triton":
+        from minivmamba.kernels.ss2d_triton import ss2d_triton_backward
 
-    return cast(
-        tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
-        ss2d_numba_backward(
+        gradients = ss2d_triton_backward(dy, kept, x, delta, A, B, C, D, delta_bias, delta_softplus)
+        gradients = (*gradients, x.new_empty(0))
+    else:
+        from minivmamba.kernels.ss2d_numba import ss2d_numba_backward
+
+        gradients = ss2d_numba_backward(
             dy, kept, x, delta, A, B, C, D, delta_bias, delta_softplus, delta_weight
-        ),
-    )
+        )
+    return cast(tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], gradients)
 
 
 @_scan_backward.register_fake
-def _(dy, kept, x, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus):
-    channels = A.new_empty(A.shape[0])
+def _(dy, kept, x, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, backend):
     gradients = (v.new_empty(v.shape) for v in (x, delta, A, B, C))
     dweight = x.new_empty(0 if delta_weight is None else delta_weight.shape)
-    return *gradients, channels, torch.empty_like(channels), dweight
+    return *gradients, like_channels(D, A), like_channels(delta_bias, A), dweight
 
 
 def _remember(ctx, inputs, output) -> None:
-    *tensors, ctx.delta_softplus, ctx.keep = inputs
+    *tensors, ctx.delta_softplus, ctx.backend, ctx.keep = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
 
@@ -199,9 +215,11 @@ def _backward(ctx, dy, _):
             "ss2d_scan: its backward pass needs the states of the forward pass; call the operator "
             "with keep=True, as minivmamba.ss2d_scan does"
         )
-    gradients = torch.ops.minivmamba.ss2d_scan_backward(dy, kept, *tensors, ctx.delta_softplus)
+    gradients = torch.ops.minivmamba.ss2d_scan_backward(
+        dy, kept, *tensors, ctx.delta_softplus, ctx.backend
+    )
     wanted = (g if x is not None else None for x, g in zip(tensors, gradients, strict=True))
-    return *wanted, None, None
+    return *wanted, None, None, None
 
 
 torch.library.register_autograd("minivmamba::ss2d_scan", _backward, setup_context=_remember)

@@ -5,7 +5,10 @@ the compiled, exported or transformed call only has to repeat what the plain cal
 """
 
 import shutil
+import sys
+import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from minivmamba import selective_scan, ss2d_scan
 pytestmark = pytest.mark.slow
 scan_numba = partial(selective_scan, backend="numba")
 ss2d_numba = partial(ss2d_scan, backend="numba")
+door = sys.modules["minivmamba.selective_scan"]  # of that name the package shows the function
 
 
 def map_arguments(batch=1, H=3, W=5, d=4, N=3, dtype=torch.float64, bare=False, rank=0):
@@ -448,3 +452,57 @@ def test_gradients_add_up_over_shared_arguments():
     y = scan_numba(**{**arguments, "B": shared, "C": shared})
     (gradient,) = torch.autograd.grad(y, shared, dy)
     torch.testing.assert_close(gradient, separate["dB"] + separate["dC"])
+
+
+# The rung for a GPU, where there is none
+
+
+@pytest.fixture
+def fresh_answers():
+    """What is known of Triton, and what has been said, forgotten before and after."""
+    for known in (door.why_no_triton, door._naive_instead):
+        known.cache_clear()
+    yield
+    for known in (door.why_no_triton, door._naive_instead):
+        known.cache_clear()
+
+
+@pytest.mark.parametrize("make", [sequence_arguments, map_arguments])
+def test_triton_on_a_cpu_is_refused(make, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    scan = selective_scan if make is sequence_arguments else ss2d_scan
+    with pytest.raises(ValueError, match='"triton" works on a GPU, got tensors on cpu; use "auto"'):
+        scan(**make(dtype=torch.float32), backend="triton")
+
+
+@pytest.mark.parametrize(
+    "version, message",
+    [
+        (None, r"needs Triton 3\.3 or newer, which is not installed \(pip install triton\)"),
+        ("3.2.0", r"needs Triton 3\.3 or newer, got 3\.2\.0 \(a newer PyTorch has it\)"),
+    ],
+)
+def test_triton_missing_or_too_old(version, message, monkeypatch, fresh_answers):
+    """Asked for, it is an error; "auto" takes the naive rung and says why, once."""
+    module = None if version is None else SimpleNamespace(__version__=version)
+    monkeypatch.setitem(sys.modules, "triton", module)
+    with pytest.raises(ImportError, match=f'backend: "triton" {message}'):
+        selective_scan(**sequence_arguments(dtype=torch.float32), backend="triton")
+    with pytest.warns(UserWarning, match=f"since the rung for a GPU {message}"):
+        assert door.choose("auto", "cuda", torch.float32) == "naive"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert door.choose("auto", "cuda", torch.float32) == "naive"
+        assert door.choose("auto", "cpu", torch.float32) == "numba"
+
+
+def test_auto_on_a_gpu(monkeypatch, fresh_answers):
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.10.1"))
+    assert door.choose("auto", "cuda", torch.float32) == "triton"
+    with pytest.warns(UserWarning, match="computes in float32 and not in float64"):
+        assert door.choose("auto", "cuda", torch.float64) == "naive"
+    with pytest.raises(TypeError, match=r"u: expected torch\.float32 or half precision"):
+        door.choose("triton", "cuda", torch.float64)
+    with pytest.raises(ValueError, match='"numba" works on a CPU, got tensors on cuda'):
+        door.choose("numba", "cuda", torch.float32)
