@@ -159,7 +159,7 @@ def test_non_contiguous_arguments():
         (
             {"backend": "cuda"},
             ValueError,
-            'backend: expected one of "auto", "naive", "numba", got \'cuda\'',
+            'backend: expected one of "auto", "naive", "numba", "triton", got \'cuda\'',
         ),
     ],
 )
