@@ -2,11 +2,12 @@
 
 The mathematics and shapes of `scan_naive` in another order of work:
 
-    A task carries one tile, 64 channels of one group of one image, through the whole sequence.
-    The channels are the lanes of the vector unit: the state of a lane needs no other lane, B_t[n]
-    and C_t[n] are scalars for the whole tile, and the exponential is a polynomial of the lane.
-    The sequence is taken in chunks of 32 steps, whose scratch rows stay in the nearest cache:
-        load    delta → Δ (softplus), u → Δu, and y starts as D u
+    A tile is 64 channels of one group of one image. The channels are the lanes of the vector unit:
+    the state of a lane needs no other lane, B_t[n] and C_t[n] are scalars for the whole tile, and
+    the exponential is a polynomial of the lane.
+    A task carries a tile, or up to 8 neighbours, through the whole sequence, in chunks of 32 steps
+    whose scratch rows stay in the nearest cache. For each tile of a chunk:
+        start   delta → Δ (softplus), u → Δu, and y starts as D u
         scan    four states at a time, step after step
         store   y
 
@@ -324,11 +325,13 @@ def exp2_any(p, q):
 
 @njit(inline="always", fastmath=FLAGS)
 def four_exp2(p0, p1, p2, p3, q):
+    """exp2 of four p."""
     return _four_exp2(p0, p1, p2, p3, q)
 
 
 @njit(inline="always", fastmath=FLAGS)
 def four_exp2_any(p0, p1, p2, p3, q):
+    """exp2_any of four p."""
     return exp2_any(p0, q), exp2_any(p1, q), exp2_any(p2, q), exp2_any(p3, q)
 
 
@@ -657,6 +660,7 @@ def forward_task(task, plan, pos, u, delta, A, B, C, D, bias, weight, y, last, k
                     last[channel * N + n] = states[(2 * n + 1) * TILE + j]
 
 
+# Parallel loops take no tuple of arguments, so these are spelled out.
 @compiled(parallel=True)
 def forward_parallel(tasks, plan, pos, u, delta, A, B, C, D, bias, weight, y, last, kept):
     for task in prange(tasks):
@@ -670,9 +674,9 @@ def forward_serial(tasks, *arguments):
 
 
 # 5 · Backward. Rows of a step: 0 Δ, 1 Δu, 2 dy, 3 dΔ, 4 d(Δu), 5 u, 6 dΔ/d delta.
-# Rows of a tile: for every state A, g and dA; then as above, and 4 the gradient of the bias, 5 of
-# D. History of a step, for m states: m rows of h before
-# it, m rows of its Ā; h after it stands in the next step.
+# Rows of a tile: for every state A, g and dA; then as above, with 4 the gradient of the bias and 5
+# that of D between them and the weight. History of a step, for m states: m rows of h before it, m
+# rows of its Ā; h after it stands in the next step.
 
 BACKWARD, FIXED_BACK = 7 * TILE, 6 * TILE
 

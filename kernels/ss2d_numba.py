@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .map_layout import ROUTES, per_route, shared, with_one_pixel_stride
 from .scan_numba import (
     LOG2E,
     TILE,
@@ -37,7 +38,6 @@ from .scan_numba import (
     spans_of,
 )
 
-ROUTES = 4
 PAIRS = 2  # group g of a pair holds the routes g and g + 2
 
 
@@ -54,24 +54,6 @@ def weight_of(delta_weight: Tensor | None, like: Tensor) -> tuple[Tensor, int]:
     if delta_weight is None:
         return like.new_empty(0), 0
     return delta_weight.contiguous(), delta_weight.shape[-1]
-
-
-def with_one_pixel_stride(x: Tensor) -> Tensor:
-    """(…, H, W, channels) whose pixels lie at equal distances, row by row."""
-    H_stride, W_stride, _ = x.stride()[-3:]
-    return x if x.shape[-3] == 1 or H_stride == x.shape[-2] * W_stride else x.contiguous()
-
-
-def per_route(x: Tensor) -> tuple[int, ...]:
-    """Of (B, 4, H, W, channels): strides of image, route, channel, pixel."""
-    image, route, _, pixel, channel = x.stride()
-    return image, route, channel, pixel
-
-
-def shared(x: Tensor) -> tuple[int, ...]:
-    """Of (B, H, W, d), the same for all routes."""
-    image, _, pixel, channel = x.stride()
-    return image, 0, channel, pixel
 
 
 def per_pair(x: Tensor) -> tuple[int, ...]:

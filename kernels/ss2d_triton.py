@@ -17,27 +17,8 @@ instructions more for each of 16 states (sm_90, float32: 11 forward, 34 backward
 import torch
 from torch import Tensor
 
+from .map_layout import ROUTES, per_route, shared, with_one_pixel_stride
 from .scan_triton import Problem, backward, forward, rates
-
-ROUTES = 4
-
-
-def with_one_pixel_stride(x: Tensor) -> Tensor:
-    """(…, H, W, channels) whose pixels lie at equal distances, row by row."""
-    H_stride, W_stride, _ = x.stride()[-3:]
-    return x if x.shape[-3] == 1 or H_stride == x.shape[-2] * W_stride else x.contiguous()
-
-
-def per_route(x: Tensor) -> tuple[int, ...]:
-    """Of (B, 4, H, W, channels): strides of image, route, channel, pixel."""
-    image, route, _, pixel, channel = x.stride()
-    return image, route, channel, pixel
-
-
-def shared(x: Tensor) -> tuple[int, ...]:
-    """Of (B, H, W, d), the same for all routes."""
-    image, _, pixel, channel = x.stride()
-    return image, 0, channel, pixel
 
 
 def on_a_map(x, delta, A, B, C, D, delta_bias, delta_softplus) -> Problem:

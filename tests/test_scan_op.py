@@ -152,6 +152,19 @@ def test_flops_of_a_map(has_D):
     assert counter.get_total_flops() == batch * 4 * d * H * W * (6 * N + (3 if has_D else 1))
 
 
+def test_flops_of_a_map_of_low_rank():
+    """A product of R numbers for every step; backward again, and for both of its factors."""
+    batch, H, W, d, N, R = 2, 3, 5, 6, 7, 2
+    fresh, leaves = leaves_of(map_arguments(batch, H, W, d, N, rank=R))
+    with FlopCounterMode(display=False) as forward:
+        y = ss2d_numba(**fresh)
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.grad(y.sum(), leaves)
+    steps = batch * 4 * d * H * W
+    assert forward.get_total_flops() == steps * (6 * N + 3 + 2 * R)
+    assert backward.get_total_flops() == steps * (18 * N + 10 + 6 * R)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("layout", ["standard", "channels last"])
 def test_meta_tensors(layout, dtype):

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import triton
-import triton.language as tl
+import triton_tools
 from test_scan_op import Recorder
 from triton_tools import FencedTorch, fenced, interpreted, shuffle_programs
 
@@ -25,6 +24,7 @@ from minivmamba.kernels import ss2d_triton as map_kernels
 from minivmamba.kernels.scan_naive import scan_naive, scan_naive_backward
 from minivmamba.ss2d_scan import reference, ss2d_scan
 
+triton, tl = triton_tools.triton, triton_tools.triton.language
 CHUNK = sequence_kernels.CHUNK
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 # Roundings of 6e-8, of which a state that hardly decays collects those of 65 steps, and a sum over

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import triton
 from triton_tools import (
     INTERPRETING,
     TARGETS,
@@ -25,6 +24,7 @@ from triton_tools import (
     record,
     sass,
     steady_loop,
+    triton,
     width,
 )
 
