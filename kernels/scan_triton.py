@@ -38,9 +38,13 @@ Operations a state and step, in instructions of a warp (sm_90, float32, N = 16, 
 33 backward. Unpacking bfloat16 adds 1 to 3. Registers of a thread: 64 to 75 forward, all 255
 backward, nothing spilled. tests/test_triton_machine_code.py reads all this from the compiled code.
 
-Not seen on a GPU yet, and nowhere else to be seen: that a launch works at all; how 2^x and
-division round there; whether the parts earn their second pass and how many should fill a card
-(WARPS); how far waiting for B_t and C_t hides behind other warps; speed. tests/gpu waits for one.
+Seen on one GPU, an H200 with Triton 3.6: tests/gpu passed there (values and gradients, parts,
+repeatability, half precision, streams, graph capture). Errors against float64 are 8e-8 for y and
+8e-7 for the worst gradient. `bench scan --device cuda`, channels-last: forward 2.6 times the floor
+of exponentials for 128 images, since warps wait for memory three quarters of the time; forward and
+backward 3.4 times, for the backward pass leaves room for 8 warps on a multiprocessor; 5 to 6 times
+for one image. Four orders of loading ahead, and programs of two and four warps, brought a tenth at
+most, or cost time. Not seen: other cards, AMD's at all, and two cards in one machine.
 
 Needs Triton 3.3, which knows tuples.
 """
@@ -56,7 +60,7 @@ from torch import Tensor
 LANES = 64 if torch.version.hip else 32  # channels of a program: one for every thread of a warp
 CHUNK = 32  # steps between two states that the forward pass keeps
 FEW = 4  # steps whose states the backward pass holds in registers; CHUNK is a multiple of it
-WARPS = 16  # programs that keep a multiprocessor busy
+WARPS = 32  # programs that keep a multiprocessor busy: on an H200 no fewer did
 OWN = tl.constexpr(4)  # channels of a thread in the backward pass
 LOG2E = tl.constexpr(1 / math.log(2))
 LN2 = tl.constexpr(math.log(2))
@@ -454,8 +458,11 @@ def steps_of_a_part(problem: Problem) -> int:
     if device.type != "cuda":
         return L
     programs = problem.batch * problem.groups * triton.cdiv(problem.d, LANES)
-    wanted = WARPS * torch.cuda.get_device_properties(device).multi_processor_count
-    parts = wanted // max(programs, 1)
+    return cut(L, programs, torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def cut(L: int, programs: int, multiprocessors: int) -> int:
+    parts = WARPS * multiprocessors // max(programs, 1)
     # A scan in parts is computed almost twice: fewer than three would gain nothing.
     return L if parts < 3 else triton.cdiv(triton.cdiv(L, parts), CHUNK) * CHUNK
 
@@ -535,8 +542,9 @@ def backward(
     )  # fmt: skip
     # Nobody adds to what another program has written: these sums have one order.
     dB, dC = dBC.sum(1).unbind(-1)
-    sums = sums.sum((0, 1))  # (K, N + 2, d)
-    return channels_first(sums[:, :N]), dB, dC, sums[:, N].flatten(), sums[:, N + 1].flatten()
+    # Each a tensor of its own: what an operator returns may not share memory.
+    dA, dD, dbias = (rows.sum((0, 1)) for rows in sums.split([N, 1, 1], dim=3))  # (K, …, d)
+    return channels_first(dA), dB, dC, dD.flatten(), dbias.flatten()
 
 
 # 6 · The rung

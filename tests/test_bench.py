@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from minivmamba import vmamba_tiny
-from minivmamba.bench import memory, models
+from minivmamba.bench import memory, models, roofline
 from minivmamba.bench.__main__ import COMMANDS, main, parse
 from minivmamba.bench.options import chosen, positive, whole
 from minivmamba.bench.peers import OURS, PEERS
@@ -211,6 +211,63 @@ def test_a_wrong_peer_is_left_out_and_a_wrong_rung_is_an_error(tmp_path, capsys)
         bench.verify("standard", type(peer)("a bad peer", wrong), "forward")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_a_missing_gpu_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="--device: expected a CUDA device"):
+        main(["scan", "--device", "cuda", "--pool", "0.01", "--json", str(tmp_path / "x.json")])
+
+
+def test_the_check_takes_one_image_of_many():
+    problem = draw_problem(channels=8, length=5, states=4, batch=3)
+    first = problem.first_image()
+    assert torch.equal(first.u, problem.u[:1]) and torch.equal(first.dy, problem.dy[:1])
+    assert first.A is problem.A and first.D is problem.D
+
+
+# --- the roofline ------------------------------------------------------------------------------
+
+
+def test_a_roofline_by_hand():
+    """One image of stage 3 fills no card: two passes; 128 images are one."""
+    pytest.importorskip("triton")
+    (whole_,) = roofline.passes(128, 3072, 196, multiprocessors=132, training=False)
+    assert (whole_.name, whole_.row, whole_.group) == ("forward", 196, 768)
+    steps = 128 * 3072 * 196
+    assert whole_.amounts() == {
+        "memory": pytest.approx(steps * (12 + 4 * 32 / 768)),
+        "exponentials": steps * 17,
+        "floats": pytest.approx(steps * 16 * 5.5),
+        "issue": pytest.approx(steps * 16 * 9.2),
+        "waiting": 196,
+    }
+    parts = roofline.passes(1, 3072, 196, multiprocessors=132, training=False)
+    assert [(p.name, p.row) for p in parts] == [("what a part does", 32), ("forward", 32)]
+    names = [p.name for p in roofline.passes(1, 3072, 196, 132, training=True)]
+    assert names == [
+        "what a part does", "forward, keeping", "again", "what a part does to g", "backward",
+    ]  # fmt: skip
+
+
+def test_every_kernel_waits_for_its_slowest_floor():
+    pytest.importorskip("triton")
+    kernels = roofline.passes(1, 3072, 196, multiprocessors=132, training=True)
+    rates = roofline.CARDS["H100"].rates()
+    floors = roofline.floors(kernels, rates)
+    alone = [max(k.amounts()[name] / rates[name] for name in rates) for k in kernels]
+    assert floors["all"] == pytest.approx(sum(alone))
+    assert all(floors[name] <= floors["all"] for name in rates)
+    # A card with half of everything takes twice as long, but for what waits.
+    half = {name: rate / 2 for name, rate in rates.items()}
+    assert roofline.floors(kernels, half)["all"] == pytest.approx(2 * floors["all"])
+
+
+def test_the_floats_of_a_card_are_those_that_nvidia_reports():
+    """10¹² a second, where a multiply-add counts twice."""
+    reported = {"A100": 19.5, "H100": 67, "H200": 67, "L4": 30.3, "RTX3090": 35.6, "RTX4090": 82.6}
+    for name, card in roofline.CARDS.items():
+        assert 2 * card.rates()["floats"] / 1e12 == pytest.approx(reported[name], rel=0.01)
+
+
 # --- models ------------------------------------------------------------------------------------
 
 
@@ -290,6 +347,7 @@ TINY = {
     "model": ["--size", "32", "--batch", "1"],
     "train": ["--size", "32", "--batch", "2"],
     "resolution": ["--size", "32", "64"],
+    "roofline": ["--gpu", "A100", "H100"],
 }
 
 
@@ -322,6 +380,16 @@ def check_schema(content, command):
 def no_processes(monkeypatch):
     """A process that is fresh takes seconds to import torch."""
     monkeypatch.setattr(memory, "in_fresh_process", lambda function, *arguments: 1.5)
+
+
+def test_roofline_says_that_it_predicts(tmp_path):
+    pytest.importorskip("triton")
+    content = run("roofline", path=tmp_path / "roofline.json")
+    check_schema(content, "roofline")
+    assert len(content["tables"]) == 8 and all("predicted" in t["title"] for t in content["tables"])
+    assert all("PREDICTED, not measured" in remark for remark in content["remarks"])
+    for table in content["tables"]:
+        assert all(row["all"] >= row["memory"] > 0 for row in table["rows"])
 
 
 def test_scan_quickly(tmp_path, capsys, no_processes):
@@ -439,4 +507,4 @@ def test_values_of_options():
     for parse_value, text in ((whole, "1.5"), (positive, "inf"), (chosen(["a"]), "")):
         with pytest.raises(ArgumentTypeError):
             parse_value(text)
-    assert list(COMMANDS) == ["scan", "model", "train", "resolution"]
+    assert list(COMMANDS) == ["scan", "model", "train", "resolution", "roofline"]

@@ -164,6 +164,18 @@ def test_half_precision_is_loaded_as_it_is(dtype):
 
 
 @interpreted
+@pytest.mark.parametrize(("K", "d", "N"), [(1, 3, 2), (1, 1, 1), (2, 3, 2)])
+def test_every_result_has_memory_of_its_own(K, d, N):
+    """PyTorch forbids an operator to return two views of one tensor, and checks it at times."""
+    values = arguments(K=K, d=d, N=N)
+    memories = [v.untyped_storage().data_ptr() for v in values if torch.is_tensor(v)]
+    found = results(sequence_kernels, values, *upstream(values))
+    apart = [v for name, v in found.items() if name not in ("dB", "dC")]  # which are laid out anew
+    memories += [v.untyped_storage().data_ptr() for v in apart]
+    assert len(set(memories)) == len(memories)
+
+
+@interpreted
 def test_dtypes_may_differ():
     """As under autocast: u, B, C from a product in bfloat16, the rest in float32."""
     u, delta, A, B, C, *rest = arguments(K=2, L=6)

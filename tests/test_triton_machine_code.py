@@ -28,6 +28,7 @@ from triton_tools import (
     width,
 )
 
+from minivmamba.bench import roofline
 from minivmamba.kernels import cross_scan_triton as cross_scan_kernels
 from minivmamba.kernels import scan_triton as kernels
 from minivmamba.kernels import ss2d_triton as map_kernels
@@ -202,6 +203,21 @@ def test_instructions_of_a_state_and_step(form, target, dtype):
 def test_forward_stays_below_12(form):
     """The authors' CUDA kernel spends 33.5, on the same card."""
     assert len(machine_code(form, "sm_90", torch.float32).loop) / N <= 12
+
+
+FLOATS = ("FMUL", "FADD", "FFMA", "FMNMX", "FSETP", "FSEL")
+
+
+@pytest.mark.parametrize("form", roofline.KERNELS)
+def test_the_roofline_counts_what_the_machine_code_has(form):
+    """Of sm_90, in float32: instructions, float operations, exponentials."""
+    loop, steps = machine_code(form, "sm_90", torch.float32).loop, steps_of_the_loop(form)
+    counted = roofline.KERNELS[form]
+    assert counted.instructions == pytest.approx(len(loop) / (N * steps), rel=0.02)
+    floats = sum(count(loop, name) for name in FLOATS) / (N * steps)
+    assert counted.floats == pytest.approx(floats, rel=0.05)
+    # The backward pass goes through 7 steps for 4, twice but for the last of the four.
+    assert counted.exponentials == pytest.approx(count(loop, "MUFU.EX2") / steps, rel=0.15)
 
 
 # 3 · The cross-scan

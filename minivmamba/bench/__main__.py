@@ -1,4 +1,4 @@
-"""The command line: `python -m minivmamba.bench scan|model|train|resolution`; see `--help`."""
+"""The command line: `python -m minivmamba.bench scan`, or another of COMMANDS; see `--help`."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,11 +6,17 @@ from pathlib import Path
 
 import torch
 
-from minivmamba.bench import memory, model, resolution, scan, train
+from minivmamba.bench import memory, model, resolution, roofline, scan, train
 from minivmamba.bench.options import positive, whole
 from minivmamba.bench.report import Report
 
-COMMANDS = {"scan": scan, "model": model, "train": train, "resolution": resolution}
+COMMANDS = {
+    "scan": scan,
+    "model": model,
+    "train": train,
+    "resolution": resolution,
+    "roofline": roofline,
+}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

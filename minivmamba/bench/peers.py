@@ -22,13 +22,17 @@ Scan = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Peer:
-    """label: for the reader. order: key of `problem.ORDERS`. passes: where it takes part."""
+    """label: for the reader. order: key of `problem.ORDERS`. passes: where it takes part.
+
+    needs: a package beyond ours. gpu_only: it has no form for a CPU.
+    """
 
     label: str
     scan: Scan
     order: str = "standard"
     passes: tuple[str, ...] = ("forward", "training")
-    needs: str | None = None  # a package beyond ours
+    needs: str | None = None
+    gpu_only: bool = False
 
     @property
     def installed(self) -> bool:
@@ -114,6 +118,16 @@ def associative_scan(u, delta, A, B, C, D, bias) -> Tensor:
     return y.movedim(1, -1) + D.view(*shape, 1) * u
 
 
+def mamba_ssm_scan(u, delta, A, B, C, D, bias) -> Tensor:
+    """The CUDA kernel of the authors of Mamba."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    y = selective_scan_fn(
+        u.flatten(1, 2), delta.flatten(1, 2), A, B, C, D, delta_bias=bias, delta_softplus=True
+    )
+    return y.unflatten(1, u.shape[1:3])
+
+
 @functools.cache
 def _compiled() -> Scan:
     return torch.compile(associative_scan, dynamic=False)
@@ -150,4 +164,5 @@ PEERS = {
         order="channels-last",
         passes=("forward",),
     ),
+    "mamba-ssm": Peer("mamba-ssm, CUDA", mamba_ssm_scan, needs="mamba_ssm", gpu_only=True),
 }

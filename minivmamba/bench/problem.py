@@ -61,6 +61,13 @@ class Problem:
     def double(self) -> "Problem":
         return replace(self, **{f.name: getattr(self, f.name).double() for f in fields(self)})
 
+    def to(self, device: str) -> "Problem":
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def first_image(self) -> "Problem":
+        images = (f.name for f in fields(self) if getattr(self, f.name).ndim == 4)
+        return replace(self, **{name: getattr(self, name)[:1] for name in images})
+
     def trainable(self) -> "Problem":
         """The same memory, as leaves that collect gradients; dy stays a constant."""
         leaves = {f.name: getattr(self, f.name).detach().requires_grad_() for f in fields(self)}

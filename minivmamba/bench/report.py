@@ -33,6 +33,9 @@ class Report:
             "remarks": [],
         }
         facts = self.content["machine"]
+        if options.get("device") == "cuda" and torch.cuda.is_available():
+            facts["gpu"] = torch.cuda.get_device_name()
+            print(f"{facts['gpu']}, triton {facts['triton']}")
         print(f"{facts['cpu']}, {facts['threads']} thread(s), torch {facts['torch']}")
 
     def remark(self, sentence: str) -> None:
@@ -101,7 +104,7 @@ def machine() -> dict[str, Any]:
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "numba", "torchvision", "mambapy")},
+        **{name: _version(name) for name in ("torch", "numba", "triton", "torchvision", "mambapy")},
     }
 
 

@@ -4,12 +4,13 @@ The properties are those of the CPU rung, drawn by the same strategies (test_sca
 against the naive rung in float64 on the CPU.
 """
 
+import json
 from functools import partial
 
 import pytest
 import test_scan_properties as properties
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from triton_tools import INTERPRETING
 
 from minivmamba import SS2D, cross_merge, cross_scan, selective_scan
@@ -54,17 +55,23 @@ def assert_right(case):
 # 1 · Values and gradients
 
 
-@settings(max_examples=200)
-@given(properties.cases(states=100_000))
-def test_values_and_gradients_agree_with_the_naive_rung(case):
-    """Small ones: all of them are cut into parts, since none fills a card."""
-    assert_right(case)
+# Every pair is compiled anew, and so is every kind of strides: many examples would take an hour.
+@pytest.mark.parametrize(
+    ("d", "N"), [(1, 1), (5, 3), (31, 16), (32, 4), (33, 5), (64, 16), (65, 2), (200, 64)], ids=str
+)
+@settings(max_examples=8, phases=[Phase.generate])
+@given(case=properties.cases(states=3_000))
+def test_values_and_gradients_agree_with_the_naive_rung(d, N, case):
+    """All of them are cut into parts, if they are long enough: none fills a card."""
+    assert_right(case._replace(sizes=case.sizes | {"d": d, "N": N}))
 
 
-@settings(max_examples=100)
-@given(properties.cases(states=3_000_000))
-def test_values_and_gradients_agree_in_larger_cases(case):
-    assert_right(case)
+@pytest.mark.parametrize("L", [700, 3136])
+def test_values_and_gradients_agree_in_larger_cases(L):
+    arguments, dy, dh = sizes(batch=3, K=2, d=100, N=8, L=L)
+    exact = properties.exactly(on("cpu", arguments)), dy.cpu().double(), dh.cpu().double()
+    ours = on("cpu", properties.run(scan_triton, arguments, dy, dh))
+    properties.assert_agree(ours, properties.run(properties.scan_naive, *exact), 1e-5)
 
 
 @pytest.mark.parametrize("steps", [32, 64, 10_000], ids=["chunks", "parts", "whole"])
@@ -208,8 +215,8 @@ def test_more_numbers_than_32_bits_count():
     B, C = torch.randn(2, batch, K, N, L, device=GPU)
     y = scan_triton(u, delta, A, B, C, delta_softplus=True)
     last = scan_triton(u[-1:], delta[-1:], A, B[-1:], C[-1:], delta_softplus=True)
-    # A single image is cut into parts.
-    torch.testing.assert_close(y[-1:], last, rtol=1e-4, atol=1e-4)
+    # A single image is cut into parts, so that sums have another order.
+    assert (y[-1:] - last).norm() <= 1e-5 * last.norm()
 
 
 # 3 · Speed
@@ -248,6 +255,19 @@ def test_speed_beside_mamba_ssm(batch, d, L, capsys):
             print(f"\n{name}, batch {batch}, {4 * d} channels, L {L}: {rung:10}", end="")
             print(f"{forward:9.0f} µs forward, {both:9.0f} µs with backward", end="")
     assert all(torch.isfinite(torch.tensor(times)).all() for times in lines.values())
+
+
+def test_the_bench_on_a_gpu(tmp_path):
+    """Ours agree with float64, and no kernel is faster than what the card can do at best."""
+    from minivmamba.bench.__main__ import main
+
+    out = tmp_path / "scan.json"
+    options = ["--device", "cuda", "--quick", "--peers", "loop,naive", "--batch", "8"]
+    main(["scan", *options, "--json", str(out), "--pool", "0.1"])
+    tables = {t["title"].rpartition(": ")[2]: t for t in json.loads(out.read_text())["tables"]}
+    labels = [row["name"] for row in tables["forward"]["rows"]]
+    assert labels == ["standard", "channels-last", "naive", "loop"]
+    assert all(row["measured / floor"] > 1 for row in tables["roofline of the kernels"]["rows"])
 
 
 def microseconds_of(scan, arguments, dy):
