@@ -23,6 +23,7 @@ from minivmamba.figures.memory import (
     whole_past,
 )
 from minivmamba.figures.overview import routes, seen, stages, what_we_build
+from minivmamba.figures.selection import gate_map, hidden_row, selection_runs
 from minivmamba.figures.systems import (
     pasts,
     place,
@@ -43,7 +44,9 @@ __all__ = [
     "best_line",
     "factor",
     "gate",
+    "gate_map",
     "half_life_map",
+    "hidden_row",
     "hold",
     "kernel_of_two",
     "leak",
@@ -61,6 +64,7 @@ __all__ = [
     "rules",
     "same_span",
     "seen",
+    "selection_runs",
     "stages",
     "strip",
     "swing",
