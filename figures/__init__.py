@@ -3,6 +3,14 @@
 `python -m minivmamba.figures` (or `make figures`) redraws them all as PNG files beside this one.
 """
 
+from minivmamba.figures.algorithms import (
+    cumulative_sums,
+    processors,
+    rounding,
+    tree,
+    trees,
+    work_and_depth,
+)
 from minivmamba.figures.discretization import (
     factor,
     gate,
@@ -42,6 +50,7 @@ from minivmamba.figures.two_views import (
 
 __all__ = [
     "best_line",
+    "cumulative_sums",
     "factor",
     "gate",
     "gate_map",
@@ -56,10 +65,12 @@ __all__ = [
     "pasts",
     "place",
     "poles",
+    "processors",
     "real_fit",
     "recall",
     "redrawn",
     "remember",
+    "rounding",
     "routes",
     "rules",
     "same_span",
@@ -68,10 +79,13 @@ __all__ = [
     "stages",
     "strip",
     "swing",
+    "tree",
+    "trees",
     "wanted_memories",
     "weighed",
     "weights",
     "what_we_build",
     "whole_past",
+    "work_and_depth",
     "work_counted",
 ]

@@ -353,10 +353,6 @@ HIDDEN = Exercise(
 # 05.4 — backward
 
 
-def _backward(dy, u, delta, A, B, C):
-    return _run_back(dy, u, delta, A, B, C)
-
-
 def _run_back(
     dy,
     u,
@@ -394,6 +390,11 @@ def _run_back(
         g = decay * g if late else g
         g = g if spread else torch.zeros_like(g)
     return du, ddelta, dA, dB, dC
+
+
+def _back_with(**options):
+    """The backward pass with one mistake."""
+    return lambda dy, u, delta, A, B, C: _run_back(dy, u, delta, A, B, C, **options)
 
 
 def _backward_by_autograd(dy, u, delta, A, B, C):
@@ -454,30 +455,28 @@ BACKWARD = Exercise(
         "In step t, with decay = e^{Δ_t A} and p = g · decay · (state before): dC = dy_t · (state "
         "after), dB = g Δ_t u_t, du = Δ_t Σ g B_t, dA += p Δ_t, and dΔ = Σ p A + u_t Σ g B_t.",
     ),
-    specification=_backward,
+    specification=_run_back,
     alternatives=(_backward_by_autograd, _backward_of_the_package),
     arguments=("dy", "u", "delta", "A", "B", "C"),
     cases=_gradients,
     mistakes={
         "dΔ has two ways; the one through the input weight ΔB is missing": (
-            lambda *a: _run_back(*a, ways="decay")
+            _back_with(ways="decay")
         ),
-        "dΔ has two ways; the one through the decay e^{ΔA} is missing": (
-            lambda *a: _run_back(*a, ways="weight")
-        ),
+        "dΔ has two ways; the one through the decay e^{ΔA} is missing": (_back_with(ways="weight")),
         "g comes from step t + 1 with the decay of step t + 1; this takes that of step t": (
-            lambda *a: _run_back(*a, late=False)
+            _back_with(late=False)
         ),
         "dC hears the state after the step, as y does; this takes the one before": (
-            lambda *a: _run_back(*a, after=False)
+            _back_with(after=False)
         ),
         "g is forgotten between steps: an input also acts on all later outputs": (
-            lambda *a: _run_back(*a, spread=False)
+            _back_with(spread=False)
         ),
         "the decay of step t multiplies the state before it; this takes the one after": (
-            lambda *a: _run_back(*a, through="h after")
+            _back_with(through="h after")
         ),
-        "Δ is missing in dA: the exponent is Δ A": lambda *a: _run_back(*a, step_in_dA=False),
+        "Δ is missing in dA: the exponent is Δ A": _back_with(step_in_dA=False),
         "u is missing in dB: what enters is Δ B u": _replaced(
             dB=lambda g, x: g["dB"] / x["u"][:, None]
         ),
