@@ -31,6 +31,7 @@ from minivmamba.figures.memory import (
     whole_past,
 )
 from minivmamba.figures.overview import routes, seen, stages, what_we_build
+from minivmamba.figures.roofline import lanes, order_of_tasks, states_on_roof
 from minivmamba.figures.selection import gate_map, hidden_row, selection_runs
 from minivmamba.figures.systems import (
     pasts,
@@ -41,6 +42,12 @@ from minivmamba.figures.systems import (
     swing,
     weighed,
 )
+from minivmamba.figures.triton_lesson import (
+    blocks,
+    layout_of_a_program,
+    predicted_roof,
+    waiting_hidden,
+)
 from minivmamba.figures.two_views import (
     kernel_of_two,
     leak,
@@ -50,6 +57,7 @@ from minivmamba.figures.two_views import (
 
 __all__ = [
     "best_line",
+    "blocks",
     "cumulative_sums",
     "factor",
     "gate",
@@ -58,13 +66,17 @@ __all__ = [
     "hidden_row",
     "hold",
     "kernel_of_two",
+    "lanes",
+    "layout_of_a_program",
     "leak",
     "legendre_shapes",
     "mixing_matrices",
     "not_held",
+    "order_of_tasks",
     "pasts",
     "place",
     "poles",
+    "predicted_roof",
     "processors",
     "real_fit",
     "recall",
@@ -77,10 +89,12 @@ __all__ = [
     "seen",
     "selection_runs",
     "stages",
+    "states_on_roof",
     "strip",
     "swing",
     "tree",
     "trees",
+    "waiting_hidden",
     "wanted_memories",
     "weighed",
     "weights",

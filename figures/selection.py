@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import torch
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from minivmamba import results, selective_scan
@@ -67,7 +68,7 @@ def gate_map(constant: float = 0.0) -> Figure:
     middle.grid(False)
     figure.colorbar(image, ax=middle, label="h", pad=0.01)
     below.bar(t, delta.numpy(), width=0.9, color=ORANGE)
-    below.set(ylabel="step Δ", xlabel="pixel t", ylim=(0, 3.5))
+    below.set(ylabel="step Δ", xlabel="pixel t", ylim=(0, 4))
     return figure
 
 
@@ -83,7 +84,8 @@ def hidden_row() -> Figure:
         M = hidden_matrix(delta, -ones[:1], B[:, None], ones[:, None]).numpy()
         ahead = np.triu(np.ones_like(M), k=1) > 0
         image = panel.imshow(
-            np.ma.masked_array(M, ahead), cmap="cividis", vmin=0, vmax=1,
+            np.ma.masked_array(M, ahead), cmap="cividis",
+            norm=PowerNorm(0.5, vmin=0, vmax=1),
             extent=(0.5, PIXELS + 0.5, PIXELS + 0.5, 0.5),
         )  # fmt: skip
         panel.set(title=title, xlabel="pixel s that is heard")

@@ -12,7 +12,9 @@ from minivmamba.figures.discretization import between_samples, run
 from minivmamba.figures.style import RULE_STYLE, save
 
 FOLDER = Path(__file__).parents[1] / "figures"
-WITHOUT_AXES = {"routes", "seen", "stages", "what_we_build"}  # pictures and drawings
+WITHOUT_AXES = {
+    "blocks", "layout_of_a_program", "routes", "seen", "stages", "what_we_build",
+}  # pictures and drawings  # fmt: skip
 
 
 @pytest.mark.parametrize("name", figures.__all__)

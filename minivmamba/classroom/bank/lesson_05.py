@@ -3,8 +3,21 @@
 import torch
 import torch.nn.functional as F
 
-from minivmamba.classroom.exercise import Draw, Exercise, strided
+from minivmamba.classroom.exercise import Draw, Exercise, Observed, strided
 from minivmamba.kernels.scan_naive import scan_naive, scan_naive_backward
+
+
+def _named(*names):
+    """Observe the parts of a result by name, if there are as many."""
+
+    def observe(function, case):
+        result = function(*case)
+        if isinstance(result, tuple | list) and len(result) == len(names):
+            return Observed(zip(names, result, strict=True))
+        return result
+
+    return observe
+
 
 # 05.1 — one step
 
@@ -86,6 +99,7 @@ STEP = Exercise(
     alternatives=(_step_in_loops, _step_with_einsum),
     arguments=("h", "u_t", "delta_t", "A", "B_t", "C_t"),
     cases=_steps,
+    observe=_named("h", "y"),
     mistakes={
         "this listens to the state before the step; y_t = C_t h_t with the new one": _step_of(
             _decay, _mamba, lambda h, new, C_t: (h * C_t).sum(1)
@@ -123,6 +137,10 @@ STEP = Exercise(
         ),
         "the exponential is missing: ΔA is the exponent of the decay": _step_of(
             lambda dt, A: dt * A, _mamba
+        ),
+        "the new state comes first, then y": lambda *a: _step(*a)[::-1],
+        "u is missing: what enters is Δ B u": lambda h, u_t, *rest: _step(
+            h, torch.ones_like(u_t), *rest
         ),
     },
 )
@@ -178,6 +196,7 @@ def _pixels(draw: Draw):
         )
 
     return [
+        case(3, 2, 1, 2),
         case(4, 6, 2, 3),
         case(1, 5, 1, 4),
         case(3, 4, 4, 4),
@@ -199,6 +218,7 @@ SELECT = Exercise(
     alternatives=(_select_in_slices, _select_pixel_by_pixel),
     arguments=("x", "x_proj", "dt_proj", "bias"),
     cases=_pixels,
+    observe=_named("delta", "B", "C"),
     mistakes={
         "softplus is missing: a step must be positive": _selected(
             lambda low, dt_proj, bias: low @ dt_proj.T + bias
@@ -287,8 +307,19 @@ def _paths(draw: Draw):
             make(draw.uniform(L, N, dtype=dtype)),
         )
 
+    fading = (draw.uniform(40, low=0.5, high=1.5), draw.uniform(2, low=-40.0, high=-30.0),
+              draw.uniform(40, 2), draw.uniform(40, 2))  # fmt: skip
     return [case(3, 2), case(1, 1), case(5, 3), case(4, 4), case(6, 1, torch.float32),
-            case(4, 2, make=strided)]  # fmt: skip
+            case(4, 2, make=strided), fading]  # fmt: skip
+
+
+def _hidden_by_quotients(delta, A, B, C):
+    P = torch.exp(torch.cumsum(delta, 0)[:, None] * A)
+    return torch.einsum("tn,tn,sn,sn->ts", C, P, 1 / P, delta[:, None] * B).tril()
+
+
+def _hidden_without_decay(delta, A, B, C):
+    return torch.einsum("tn,sn->ts", C, delta[:, None] * B).tril()
 
 
 HIDDEN = Exercise(
@@ -340,6 +371,12 @@ HIDDEN = Exercise(
                 delta[:, None] * B,
             ).tril()
         ),
+        "products from 1 on become 0, and 0/0 is no number: multiply the decays of s + 1 … t": (
+            _hidden_by_quotients
+        ),
+        "the decays are missing: what entered at s fades at every later step": (
+            _hidden_without_decay
+        ),
         "C B and the decays belong together state by state; add over n last": (
             lambda delta, A, B, C: (
                 torch.einsum("tn,sn->ts", C, delta[:, None] * B)
@@ -366,6 +403,10 @@ def _run_back(
     spread=True,
     through="h before",
     step_in_dA=True,
+    fades=True,
+    decay_in_past=True,
+    A_in_way=True,
+    u_in_way=True,
 ):
     """With everything as it should be, the backward pass; each option makes one mistake."""
     L, h = len(u), torch.zeros_like(A)
@@ -384,10 +425,12 @@ def _run_back(
         du[t] = delta[t] * (g * B[t]).sum()
         dB[t] = g * delta[t] * u[t]
         past = before[t] if through == "h before" else states[t]
-        in_decay, in_weight = (g * decay * past * A).sum(), (g * B[t]).sum() * u[t]
+        through_decay = g * past * (decay if decay_in_past else 1)
+        in_decay = (through_decay * (A if A_in_way else 1)).sum()
+        in_weight = (g * B[t]).sum() * (u[t] if u_in_way else 1)
         ddelta[t] = {"both": in_decay + in_weight, "decay": in_decay, "weight": in_weight}[ways]
-        dA += g * decay * past * (delta[t] if step_in_dA else 1)
-        g = decay * g if late else g
+        dA += through_decay * (delta[t] if step_in_dA else 1)
+        g = decay * g if late and fades else g
         g = g if spread else torch.zeros_like(g)
     return du, ddelta, dA, dB, dC
 
@@ -459,6 +502,7 @@ BACKWARD = Exercise(
     alternatives=(_backward_by_autograd, _backward_of_the_package),
     arguments=("dy", "u", "delta", "A", "B", "C"),
     cases=_gradients,
+    observe=_named("du", "ddelta", "dA", "dB", "dC"),
     mistakes={
         "dΔ has two ways; the one through the input weight ΔB is missing": (
             _back_with(ways="decay")
@@ -477,6 +521,15 @@ BACKWARD = Exercise(
             _back_with(through="h after")
         ),
         "Δ is missing in dA: the exponent is Δ A": _back_with(step_in_dA=False),
+        "g does not fade on its way back: step t + 1 hears Ā h, so Ā comes back with it": (
+            _back_with(fades=False)
+        ),
+        "the derivative of e^x is e^x: Ā is missing in dA and in the first way of dΔ": (
+            _back_with(decay_in_past=False)
+        ),
+        "A is missing in the first way of dΔ: the exponent is Δ A": _back_with(A_in_way=False),
+        "u is missing in the second way of dΔ: what enters is Δ B u": _back_with(u_in_way=False),
+        "the order is du, ddelta, dA, dB, dC": lambda *a: _run_back(*a)[::-1],
         "u is missing in dB: what enters is Δ B u": _replaced(
             dB=lambda g, x: g["dB"] / x["u"][:, None]
         ),
