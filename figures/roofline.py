@@ -54,7 +54,7 @@ def run_tasks(tasks, u, delta, A, B, C) -> np.ndarray:
             dt = delta[t, channels]
             enters = B[t][:, None] * (dt * u[t, channels])
             h[:, channels] = np.exp(dt * A[:, channels]) * h[:, channels] + enters
-            y[t, channels] = C[t] @ h[:, channels]
+            y[t, channels] = (C[t][:, None] * h[:, channels]).sum(0)  # in one order
     return y
 
 

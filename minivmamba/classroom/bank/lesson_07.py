@@ -71,8 +71,8 @@ AT_LEAST = Exercise(
     title="At least so many seconds",
     difficulty=2,
     hints=(
-        "Three amounts: multiply-adds, exponentials, bytes. Divide each by its rate. The three "
-        "kinds of work can go on side by side, so the slowest decides.",
+        "Three amounts: multiply-adds, exponentials, bytes. Divide each by its rate. The scan can "
+        "be no faster than any of the three, so the largest is the bound, not the sum.",
         "`pairs = channels * L * N`; 9 multiply-adds and 1 exponential for each of them. u, Δ and "
         "y have channels · L numbers each, B and C have N · L, and a number has 4 bytes. Return "
         "the `max` of the three quotients.",
