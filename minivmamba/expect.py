@@ -50,3 +50,10 @@ def expect_like_weights(name: str, value: Tensor, weight: Tensor) -> None:
         autocast = torch.is_autocast_enabled(value.device.type)
         if not autocast or torch.float64 in (value.dtype, weight.dtype):
             raise TypeError(f"{name}: expected {weight.dtype} as the model, got {value.dtype}")
+
+
+def expect_positive(name: str, value: object) -> None:
+    """Raise ValueError unless value is a finite number above 0."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0.0 < float(value) < float("inf"):  # type: ignore[arg-type]
+        raise ValueError(f"{name}: expected a number above 0, got {value!r}")

@@ -5,9 +5,11 @@
     y      = cross_merge( selective_scan( cross_scan(x) ) )
     output = out_proj( LayerNorm(y) × SiLU(z) )
 
-Every route has its own projections to Δ, B and C, and its own A, D. Parameter names, shapes and
-initial values are those of the first public release of VMamba (arXiv 2401.10166), so that its
-weights load; d_inner is written d, and K = 4 is the number of routes.
+Every route has its own projections to Δ, B and C, and its own A, D: that part is `RouteScan`, which
+both versions of VMamba share. `SS2D` is the module of the first version; that of the second stands
+in vssm_v2.py. Parameter names, shapes and initial values are those of the public releases
+(arXiv 2401.10166), so that their weights load; d_inner is written d, and K = 4 is the number of
+routes.
 """
 
 import math
@@ -27,14 +29,13 @@ from minivmamba.ss2d_scan import ss2d_scan
 DT_MIN, DT_MAX = 1e-3, 1e-1  # range of the initial step Δ (Mamba, section 3.6)
 
 
-class SS2D(nn.Module):
-    """2D selective scan of a channels-last map: (B, H, W, d_model) → the same shape.
+class RouteScan(nn.Module):
+    """Four selective scans of a map, with their projections: (B, d, H, W) → (B, H, W, d).
 
     Args:
-        d_model: channels of the map.
+        d_inner: d, channels of the map.
         d_state: N, states per channel and route.
-        expand: d_inner = expand · d_model.
-        dt_rank: R, width of the low-rank projection to Δ; ceil(d_model / 16) if None.
+        dt_rank: R, width of the low-rank projection to Δ.
 
     Two paths give equal results: the plain one lays the four sequences out, the fused one
     (`ss2d_scan`, where Numba or Triton compiles it) leaves the map where it is.
@@ -46,28 +47,17 @@ class SS2D(nn.Module):
 
     fused: bool = True
 
-    def __init__(
-        self, d_model: int, d_state: int = 16, expand: int = 2, dt_rank: int | None = None
-    ) -> None:
+    def __init__(self, d_inner: int, d_state: int, dt_rank: int) -> None:
         super().__init__()
-        expect_int("d_model", d_model, minimum=1)
-        expect_int("d_state", d_state, minimum=1)
-        expect_int("expand", expand, minimum=1)
-        dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
-        expect_int("dt_rank", dt_rank, minimum=1)
-        d = expand * d_model
-        self.d_model, self.d_inner, self.d_state, self.dt_rank = d_model, d, d_state, dt_rank
-
-        self.x_proj_weight = nn.Parameter(torch.empty(ROUTES, dt_rank + 2 * d_state, d))
-        self.dt_projs_weight = nn.Parameter(torch.empty(ROUTES, d, dt_rank))
-        self.dt_projs_bias = nn.Parameter(torch.empty(ROUTES, d))
-        self.A_logs = nn.Parameter(torch.empty(ROUTES * d, d_state))
-        self.Ds = nn.Parameter(torch.empty(ROUTES * d))
-        self.in_proj = nn.Linear(d_model, 2 * d, bias=False)
-        self.conv2d = nn.Conv2d(d, d, kernel_size=3, padding=1, groups=d)
-        self.act = nn.SiLU()
-        self.out_norm = nn.LayerNorm(d)
-        self.out_proj = nn.Linear(d, d_model, bias=False)
+        sizes = {"d_inner": d_inner, "d_state": d_state, "dt_rank": dt_rank}
+        for name, size in sizes.items():
+            expect_int(name, size, minimum=1)
+        self.d_inner, self.d_state, self.dt_rank = d_inner, d_state, dt_rank
+        self.x_proj_weight = nn.Parameter(torch.empty(ROUTES, dt_rank + 2 * d_state, d_inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(ROUTES, d_inner, dt_rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(ROUTES, d_inner))
+        self.A_logs = nn.Parameter(torch.empty(ROUTES * d_inner, d_state))
+        self.Ds = nn.Parameter(torch.empty(ROUTES * d_inner))
         self.reset_scan_parameters()
 
     @torch.no_grad()
@@ -87,28 +77,11 @@ class SS2D(nn.Module):
         self.A_logs.copy_(torch.log(n).expand_as(self.A_logs))
         nn.init.ones_(self.Ds)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, d_model) → (B, H, W, d_model).
-
-        Raises:
-            TypeError: x is not a floating-point tensor of the weights' dtype.
-            ValueError: x has another shape or device.
-        """
-        expect_tensors(x=x)
-        if x.ndim != 4 or x.shape[-1] != self.d_model or 0 in x.shape[1:3]:
-            raise ValueError(
-                f"x: expected shape (B, H, W, {self.d_model}), channels last, got {tuple(x.shape)}"
-            )
-        expect_like_weights("x", x, self.in_proj.weight)
-        x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, d) each
-        x = self.act(self.conv2d(x.permute(0, 3, 1, 2)))  # (B, d, H, W)
+    def scan(self, x: Tensor) -> Tensor:
+        """(B, d, H, W) → (B, H, W, d), float32, or float64 for a float64 input."""
         fused = self.fused and choose("auto", x.device.type, computed_in(x)) != "naive"
         y = self.scan_map(x) if fused else self.scan_routes(x)
-        y = y.permute(0, 2, 3, 1)  # (B, H, W, d), at least float32
-        # Under autocast norm and gate stay in float32, as the scan; out_proj goes back by itself.
-        # Where the weights themselves are in half precision, so is everything from here on.
-        y = self.out_norm(y.to(self.out_norm.weight.dtype)) * self.act(z)
-        return self.out_proj(y)
+        return y.permute(0, 2, 3, 1)
 
     def scan_map(self, x: Tensor) -> Tensor:
         """The same as scan_routes, with Δ, B and C projected once at every pixel."""
@@ -151,6 +124,60 @@ class SS2D(nn.Module):
         )
         ys = cast(Tensor, scanned).unflatten(1, (ROUTES, self.d_inner))  # (B, K, d, L)
         return cross_merge(ys, H, W)
+
+
+class SS2D(RouteScan):
+    """2D selective scan of a channels-last map: (B, H, W, d_model) → the same shape.
+
+    Args:
+        d_model: channels of the map.
+        d_state: N, states per channel and route.
+        expand: d_inner = expand · d_model.
+        dt_rank: R, width of the low-rank projection to Δ; ceil(d_model / 16) if None.
+
+    Raises:
+        ValueError: an argument is not an integer of at least 1.
+    """
+
+    def __init__(
+        self, d_model: int, d_state: int = 16, expand: int = 2, dt_rank: int | None = None
+    ) -> None:
+        expect_int("d_model", d_model, minimum=1)
+        expect_int("expand", expand, minimum=1)
+        d = expand * d_model
+        super().__init__(d, d_state, math.ceil(d_model / 16) if dt_rank is None else dt_rank)
+        self.d_model = d_model
+        self.in_proj = nn.Linear(d_model, 2 * d, bias=False)
+        self.conv2d = nn.Conv2d(d, d, kernel_size=3, padding=1, groups=d)
+        self.act = nn.SiLU()
+        self.out_norm = nn.LayerNorm(d)
+        self.out_proj = nn.Linear(d, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, d_model) → (B, H, W, d_model).
+
+        Raises:
+            TypeError: x is not a floating-point tensor of the weights' dtype.
+            ValueError: x has another shape or device.
+        """
+        expect_map(x, self.d_model, self.in_proj.weight)
+        x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, d) each
+        x = self.act(self.conv2d(x.permute(0, 3, 1, 2)))  # (B, d, H, W)
+        y = self.scan(x)  # (B, H, W, d), at least float32
+        # Under autocast norm and gate stay in float32, as the scan; out_proj goes back by itself.
+        # Where the weights themselves are in half precision, so is everything from here on.
+        y = self.out_norm(y.to(self.out_norm.weight.dtype)) * self.act(z)
+        return self.out_proj(y)
+
+
+def expect_map(x: Tensor, d_model: int, weight: Tensor) -> None:
+    """Raise unless x is a channels-last map that a module with this weight can take."""
+    expect_tensors(x=x)
+    if x.ndim != 4 or x.shape[-1] != d_model or 0 in x.shape[1:3]:
+        raise ValueError(
+            f"x: expected shape (B, H, W, {d_model}), channels last, got {tuple(x.shape)}"
+        )
+    expect_like_weights("x", x, weight)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

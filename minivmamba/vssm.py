@@ -1,4 +1,4 @@
-"""VMamba: from an image to class scores (lesson 11).
+"""VMamba, first version: from an image to class scores (lesson 11).
 
     image (B, 3, H, W)
       → PatchEmbed2D      4×4 patches, (B, H/4, W/4, C)
@@ -9,39 +9,16 @@ Inside the model maps are channels-last, (B, H, W, C). Module tree, names and in
 those of the first public release (January 2024) of VMamba, arXiv 2401.10166.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from minivmamba.expect import expect_int, expect_like_weights, expect_rate, expect_tensors
+from minivmamba.expect import expect_int
 from minivmamba.ss2d import SS2D
-
-
-class DropPath(nn.Module):
-    """Leave out the whole branch of a random sample while training (stochastic depth).
-
-    The samples that keep it are scaled by 1 / (1 − rate), so that the mean stays the same.
-    """
-
-    def __init__(self, rate: float = 0.0) -> None:
-        super().__init__()
-        expect_rate("drop_path", rate)
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape with the batch first → the same shape."""
-        if self.rate == 0.0 or not self.training:
-            return x
-        keep = 1.0 - self.rate
-        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)
-        return x * mask / keep
-
-    def extra_repr(self) -> str:
-        return f"{self.rate:.3f}"
+from minivmamba.stages import DropPath, StagedModel, VSSLayer, drop_path_rates, init_linear
 
 
 class VSSBlock(nn.Module):
@@ -96,41 +73,7 @@ class PatchMerging2D(nn.Module):
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))
 
 
-class VSSLayer(nn.Module):
-    """One stage: VSS blocks at one resolution, then patch merging (none in the last stage).
-
-    Args:
-        dim: channels. depth: number of blocks. d_state: states per channel.
-        drop_path: one rate per block. downsample: whether patch merging follows.
-    """
-
-    def __init__(
-        self, dim: int, depth: int, d_state: int, drop_path: Sequence[float], downsample: bool
-    ) -> None:
-        super().__init__()
-        if len(drop_path) != depth:
-            raise ValueError(f"drop_path: expected {depth} rates, got {len(drop_path)}")
-        self.blocks = nn.ModuleList(
-            VSSBlock(dim, d_state=d_state, drop_path=rate) for rate in drop_path
-        )
-        self.downsample = PatchMerging2D(dim) if downsample else None
-
-    def features(self, x: Tensor) -> Tensor:
-        """The blocks alone: (B, H, W, dim) → (B, H, W, dim)."""
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-    def shrink(self, x: Tensor) -> Tensor:
-        """Patch merging alone: (B, H, W, dim) → (B, H/2, W/2, 2·dim), or x in the last stage."""
-        return x if self.downsample is None else self.downsample(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The blocks, then patch merging."""
-        return self.shrink(self.features(x))
-
-
-class VSSM(nn.Module):
+class VSSM(StagedModel):
     """VMamba, first version: `vmamba_tiny`, `vmamba_small` and `vmamba_base` are its sizes.
 
     Args:
@@ -157,86 +100,29 @@ class VSSM(nn.Module):
         d_state: int = 16,
         drop_path_rate: float = 0.2,
     ) -> None:
-        super().__init__()
-        dims = _stage_dims(dims, depths)
-        expect_int("num_classes", num_classes, minimum=0)
-        rates = _drop_path_rates(drop_path_rate, sum(depths))
-        self.depths, self.dims = list(depths), dims
-        self.num_classes, self.in_chans, self.patch_size = num_classes, in_chans, patch_size
-
-        self.patch_embed = PatchEmbed2D(patch_size, in_chans, dims[0])
+        super().__init__(depths, dims, num_classes, in_chans, patch_size)
+        rates = drop_path_rates(drop_path_rate, depths)
+        self.patch_embed = PatchEmbed2D(patch_size, in_chans, self.dims[0])
         self.pos_drop = nn.Dropout(0.0)
-        self.layers = nn.ModuleList()
-        for stage, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
-            first = sum(depths[:stage])
-            self.layers.append(
-                VSSLayer(
-                    dim,
-                    depth,
-                    d_state=d_state,
-                    drop_path=rates[first : first + depth],
-                    downsample=stage < len(depths) - 1,
-                )
+        last = len(depths) - 1
+        self.layers = nn.ModuleList(
+            VSSLayer(
+                (VSSBlock(dim, d_state, rate) for rate in rates[stage]),
+                PatchMerging2D(dim) if stage < last else None,
             )
-        self.norm = nn.LayerNorm(dims[-1])
+            for stage, dim in enumerate(self.dims)
+        )
+        self.norm = nn.LayerNorm(self.dims[-1])
         self.avgpool = nn.AdaptiveAvgPool1d(1)
-        self.head = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
-        self.apply(_init_linear)
+        self.head = nn.Linear(self.dims[-1], num_classes) if num_classes > 0 else nn.Identity()
+        self.apply(init_linear)
 
-    @property
-    def min_size(self) -> int:
-        """Smallest height and width of an image: 32 for four stages and patches of 4 pixels.
+    def stem(self, images: Tensor) -> Tensor:
+        return self.pos_drop(self.patch_embed(images))
 
-        Below it a stage would see more padding than picture.
-        """
-        return self.patch_size * 2 ** (len(self.depths) - 1)
-
-    def forward_features(self, images: Tensor) -> list[Tensor]:
-        """The map of every stage before patch merging.
-
-        Args:
-            images: (B, in_chans, H, W), floating point, H and W at least `min_size`.
-
-        Returns:
-            One map a stage, (B, C, H/s, W/s) at strides s = 4, 8, 16, 32; odd sizes round up.
-
-        Raises:
-            TypeError: images is not a floating-point tensor of the model's dtype.
-            ValueError: a wrong number of axes or channels, an image that is too small, or another
-                device than the model's.
-        """
-        self._check_images(images)
-        x = self.pos_drop(self.patch_embed(images))
-        maps = []
-        for layer in cast(Iterable[VSSLayer], self.layers):
-            x = layer.features(x)
-            maps.append(x.permute(0, 3, 1, 2))
-            x = layer.shrink(x)
-        return maps
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits), (B, num_classes). Arguments and errors: `forward_features`."""
-        x = self.forward_features(images)[-1].permute(0, 2, 3, 1)
+    def classify(self, x: Tensor) -> Tensor:
         x = self.norm(x).flatten(1, 2).transpose(1, 2)  # (B, C, L)
         return self.head(self.avgpool(x).flatten(1))
-
-    def _check_images(self, images: Tensor) -> None:
-        expect_tensors(images=images)
-        weight = self.patch_embed.proj.weight
-        shape = tuple(images.shape)
-        if images.ndim != 4 or shape[1] != self.in_chans:
-            raise ValueError(f"images: expected shape (B, {self.in_chans}, H, W), got {shape}")
-        if min(shape[2:]) < self.min_size:
-            raise ValueError(
-                f"images: expected a height and width of at least {self.min_size} pixels, "
-                f"got {shape[2]} × {shape[3]}"
-            )
-        if images.dtype == torch.uint8:
-            raise TypeError(
-                "images: expected a floating-point tensor, got torch.uint8; "
-                "minivmamba.photos.to_input prepares a photograph"
-            )
-        expect_like_weights("images", images, weight)
 
 
 def vmamba_tiny(num_classes: int = 1000, drop_path_rate: float = 0.2, **options) -> VSSM:
@@ -252,37 +138,3 @@ def vmamba_small(num_classes: int = 1000, drop_path_rate: float = 0.3, **options
 def vmamba_base(num_classes: int = 1000, drop_path_rate: float = 0.5, **options) -> VSSM:
     """VMamba-B: depths 2, 2, 27, 2, first width 128; 76,254,056 parameters with 1000 classes."""
     return VSSM([2, 2, 27, 2], 128, num_classes, drop_path_rate=drop_path_rate, **options)
-
-
-def _stage_dims(dims: int | Sequence[int], depths: Sequence[int]) -> list[int]:
-    if not isinstance(depths, Sequence):
-        raise TypeError(f"depths: expected a list of integers, got {type(depths).__name__}")
-    if not depths:
-        raise ValueError("depths: expected at least one stage, got none")
-    for depth in depths:
-        expect_int("depths", depth, minimum=1)
-    if not isinstance(dims, Sequence):
-        expect_int("dims", dims, minimum=1)
-        dims = [dims * 2**stage for stage in range(len(depths))]
-    dims = list(dims)
-    if len(dims) != len(depths):
-        raise ValueError(f"dims: expected {len(depths)} widths as in depths, got {len(dims)}")
-    for dim in dims:
-        expect_int("dims", dim, minimum=1)
-    if dims != [dims[0] * 2**stage for stage in range(len(dims))]:
-        raise ValueError(f"dims: expected widths that double from stage to stage, got {dims}")
-    return dims
-
-
-def _drop_path_rates(last: float, blocks: int) -> list[float]:
-    """0 at the first block, `last` at the last, linear between."""
-    expect_rate("drop_path_rate", last)
-    return [last * block / max(blocks - 1, 1) for block in range(blocks)]
-
-
-def _init_linear(module: nn.Module) -> None:
-    """Linear layers start from a truncated normal of 0.02; the rest keep their own start."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

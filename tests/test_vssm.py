@@ -11,12 +11,11 @@ from minivmamba import (
     VSSM,
     PatchMerging2D,
     VSSBlock,
-    VSSLayer,
     vmamba_base,
     vmamba_small,
     vmamba_tiny,
 )
-from minivmamba.vssm import DropPath
+from minivmamba.stages import DropPath
 
 NOTE = Path(__file__).parent / "data" / "reading_note_tree.txt"
 
@@ -309,7 +308,6 @@ def test_bad_constructor_arguments(options, message):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: VSSLayer(8, 2, 2, [0.1], downsample=False), "drop_path: expected 2 rates, got 1"),
         (lambda: PatchMerging2D(0), "dim: expected an integer of at least 1, got 0"),
         (lambda: VSSBlock(8, drop_path=1.0), r"drop_path: expected a rate in \[0, 1\), got 1.0"),
     ],
