@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from minivmamba.bench import memory, model, resolution, roofline, scan, train
+from minivmamba.bench import family, memory, model, resolution, roofline, scan, train
 from minivmamba.bench.options import positive, whole
 from minivmamba.bench.report import Report
 
 COMMANDS = {
     "scan": scan,
     "model": model,
+    "family": family,
     "train": train,
     "resolution": resolution,
     "roofline": roofline,

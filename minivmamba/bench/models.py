@@ -16,7 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from minivmamba import cross_merge, cross_scan, vmamba_tiny
+import minivmamba
+from minivmamba import cross_merge, cross_scan
 from minivmamba.bench.peers import Scan
 from minivmamba.bench.report import Report
 from minivmamba.ss2d import RouteScan
@@ -29,6 +30,16 @@ LABELS = {
     "resnet": "ResNet-50",
 }
 PEERS = [name for name in LABELS if name != "ours"]
+# What torchvision calls them.
+TORCHVISION = {
+    "swin": "swin_t",
+    "swin_small": "swin_s",
+    "swin_base": "swin_b",
+    "convnext": "convnext_tiny",
+    "convnext_small": "convnext_small",
+    "convnext_base": "convnext_base",
+    "resnet": "resnet50",
+}
 FOOTINGS = {
     "shipped": "as shipped",
     "linear": "equal footing, all linear layers by F.linear",
@@ -38,28 +49,26 @@ SDPA = "sdpa"  # as shipped, but attention by scaled_dot_product_attention
 
 
 def build(name: str, size: int) -> nn.Module:
-    """A model with random weights, for square images of `size` pixels."""
+    """A model with random weights, for square images of `size` pixels.
+
+    Of ours "ours" is VMamba-T; the others have the names of their constructors.
+    """
     torch.manual_seed(0)
-    if name == "ours":
-        return vmamba_tiny()
+    if name == "ours" or name.startswith("vmamba"):
+        return getattr(minivmamba, "vmamba_tiny" if name == "ours" else name)()
     from torchvision import models
 
     if name == "deit":  # torchvision has the architecture (it is ViT's), not the size
         shape = {"num_layers": 12, "num_heads": 6, "hidden_dim": 384, "mlp_dim": 1536}
         return models.VisionTransformer(image_size=size, patch_size=16, **shape)
-    builders = {
-        "swin": models.swin_t,
-        "convnext": models.convnext_tiny,
-        "resnet": models.resnet50,
-    }
-    return builders[name]()
+    return getattr(models, TORCHVISION[name])()
 
 
 def installed(peers: Sequence[str], report: Report) -> list[str]:
     """The peers, if torchvision is there to build them."""
     if not peers or importlib.util.find_spec("torchvision"):
         return list(peers)
-    names = ", ".join(LABELS[name] for name in peers)
+    names = ", ".join(LABELS.get(name, name) for name in peers)
     report.remark(f"{names} are left out: pip install torchvision to see them.")
     return []
 
