@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from minivmamba import vmamba_tiny
 from minivmamba.bench import memory, models, roofline
 from minivmamba.bench.__main__ import COMMANDS, main, parse
+from minivmamba.bench.family import FAMILIES
 from minivmamba.bench.options import chosen, positive, whole
 from minivmamba.bench.peers import OURS, PEERS
 from minivmamba.bench.problem import ORDERS, STAGES, draw_problem, our_scan
@@ -345,6 +346,7 @@ def test_the_exponent_of_a_power_law():
 TINY = {
     "scan": ["--channels", "8", "--length", "6", "--states", "3", "--copy", "0.01"],
     "model": ["--size", "32", "--batch", "1"],
+    "family": ["--size", "32", "--models", "tiny"],
     "train": ["--size", "32", "--batch", "2"],
     "resolution": ["--size", "32", "64"],
     "roofline": ["--gpu", "A100", "H100"],
@@ -453,6 +455,21 @@ def test_models_with_every_peer(command, tmp_path, no_processes):
         assert len(exponents) == 4 and all(np.isfinite(row["e"]) for row in exponents)
 
 
+def test_the_family_and_the_peers_of_its_size(tmp_path):
+    pytest.importorskip("torchvision")
+    content = run("family", path=tmp_path / "x.json")
+    check_schema(content, "family")
+    assert len(content["tables"]) == len(models.FOOTINGS)
+    for table in content["tables"]:
+        assert [row["name"] for row in table["rows"]] == list(FAMILIES["tiny"])
+        ours, *_, swin, convnext = table["rows"]
+        assert set(ours["ratios"]) == {"it / Swin-T", "it / ConvNeXt-T"}
+        assert swin["ratios"]["it / Swin-T"]["median"] == 1.0
+        assert convnext["ratios"]["it / ConvNeXt-T"]["median"] == 1.0
+    for family in FAMILIES.values():
+        assert all(name.startswith("vmamba") or name in models.TORCHVISION for name in family)
+
+
 def test_a_missing_peer_is_said(monkeypatch, tmp_path, no_processes):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     content = run("scan", "--peers", "sequential", path=tmp_path / "scan.json")
@@ -510,4 +527,4 @@ def test_values_of_options():
     for parse_value, text in ((whole, "1.5"), (positive, "inf"), (chosen(["a"]), "")):
         with pytest.raises(ArgumentTypeError):
             parse_value(text)
-    assert list(COMMANDS) == ["scan", "model", "train", "resolution", "roofline"]
+    assert list(COMMANDS) == ["scan", "model", "family", "train", "resolution", "roofline"]
