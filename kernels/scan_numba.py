@@ -264,9 +264,14 @@ def exp2_any_64(p, q):
 
 
 @njit(inline="always", fastmath=FLAGS)
-def softplus_32(x):
-    """(softplus(x), its derivative)."""
-    e = exp2_any_32(-abs(x), LOG2E_32)
+def small_part_32(x):
+    """e^{-|x|}, of which softplus(x) = max(x, 0) + log(1 + e^{-|x|}) is made."""
+    return exp2_any_32(-abs(x), LOG2E_32)
+
+
+@njit(inline="always", fastmath=FLAGS)
+def softplus_32(x, e):
+    """(softplus(x), its derivative), with e = small_part(x)."""
     square = e * e
     fourth = square * square  # in three parts that do not wait for each other
     low, high = (Q0 + e * Q1) + square * (Q2 + e * Q3), (Q4 + e * Q5) + square * (Q6 + e * Q7)
@@ -275,8 +280,12 @@ def softplus_32(x):
 
 
 @njit(inline="always")
-def softplus_64(x):
-    e = math.exp(-abs(x))
+def small_part_64(x):
+    return math.exp(-abs(x))
+
+
+@njit(inline="always")
+def softplus_64(x, e):
     return max(x, 0.0) + math.log1p(e), (1.0 if x > 0.0 else e) / (1.0 + e)
 
 
@@ -289,7 +298,10 @@ def _four_exp2(p0, p1, p2, p3, q): ...
 def _exp2_any(p, q): ...
 
 
-def _softplus(x): ...
+def _small_part(x): ...
+
+
+def _softplus(x, e): ...
 
 
 @overload(_exp2, jit_options={"fastmath": FLAGS})
@@ -310,20 +322,37 @@ def _exp2_any_of_type(p, q):
     return lambda p, q: chosen(p, q)
 
 
-@overload(_softplus, jit_options={"fastmath": FLAGS})
-def _softplus_of_type(x):
-    chosen = softplus_32 if x == types.float32 else softplus_64
+@overload(_small_part, jit_options={"fastmath": FLAGS})
+def _small_part_of_type(x):
+    chosen = small_part_32 if x == types.float32 else small_part_64
     return lambda x: chosen(x)
 
 
-@njit(inline="always", fastmath=FLAGS)
-def softplus(x):
-    """(softplus(x), its derivative)."""
-    return _softplus(x)
+@overload(_softplus, jit_options={"fastmath": FLAGS})
+def _softplus_of_type(x, e):
+    chosen = softplus_32 if x == types.float32 else softplus_64
+    return lambda x, e: chosen(x, e)
 
 
 @njit(inline="always", fastmath=FLAGS)
-def as_it_is(x):
+def small_part(x):
+    """e^{-|x|}."""
+    return _small_part(x)
+
+
+@njit(inline="always", fastmath=FLAGS)
+def softplus(x, e):
+    """(softplus(x), its derivative), with e = small_part(x)."""
+    return _softplus(x, e)
+
+
+@njit(inline="always", fastmath=FLAGS)
+def nothing(x):
+    return ZERO * x
+
+
+@njit(inline="always", fastmath=FLAGS)
+def as_it_is(x, e):
     """(x, its derivative)."""
     return x, ONE
 
@@ -558,7 +587,10 @@ def scan_any_chunk(states, rows, B, C, steps, N):
 
 
 @njit(inline="always", fastmath=FLAGS)
-def start_with(step, fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps):
+def start_with(
+    part, step, fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps
+):  # fmt: skip
+    """In two loops: the constants of one alone fit the registers of a CPU with 16."""
     for j in range(TILE):
         fixed[j + 3 * TILE] = ZERO
     for t in range(steps):
@@ -568,7 +600,11 @@ def start_with(step, fixed, delta, base, place, at, u, u_base, u_place, u_at, ro
         u_row = u[start : start + TILE]
         w = rows[t * FORWARD : (t + 1) * FORWARD]
         for j in range(TILE):
-            dt, _ = step(delta_row[j] + fixed[j])
+            x = delta_row[j] + fixed[j]
+            w[j] = x
+            w[j + TILE] = part(x)
+        for j in range(TILE):
+            dt, _ = step(w[j], w[j + TILE])
             w[j] = dt
             w[j + TILE] = dt * u_row[j]
             w[j + 2 * TILE] = fixed[j + TILE] * u_row[j]
@@ -579,13 +615,17 @@ def start_with(step, fixed, delta, base, place, at, u, u_base, u_place, u_at, ro
 def start_softplus_rows(fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps):
     """delta → Δ, u → Δu, y starts as D u; and how large Δ is."""
     wide_vectors()
-    start_with(softplus, fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps)
+    start_with(
+        small_part, softplus, fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps
+    )
 
 
 @njit(fastmath=FLAGS)
 def start_rows(fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps):
     wide_vectors()
-    start_with(as_it_is, fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps)
+    start_with(
+        nothing, as_it_is, fixed, delta, base, place, at, u, u_base, u_place, u_at, rows, steps
+    )
 
 
 @njit(fastmath=FLAGS)
@@ -832,7 +872,7 @@ def back_chunk(history, states, rows, B, C, dB, dC, steps, N, n, count):
 
 @njit(inline="always", fastmath=FLAGS)
 def start_back_with(
-    step, fixed, delta, base, place, at, u, u_base, u_place, u_at,
+    part, step, fixed, delta, base, place, at, u, u_base, u_place, u_at,
     dy, dy_base, dy_place, dy_at, rows, steps,
 ):  # fmt: skip
     for j in range(TILE):
@@ -846,7 +886,11 @@ def start_back_with(
         dy_row = dy[start : start + TILE]
         w = rows[t * BACKWARD : (t + 1) * BACKWARD]
         for j in range(TILE):
-            dt, slope = step(delta_row[j] + fixed[j])
+            x = delta_row[j] + fixed[j]
+            w[j] = x
+            w[j + TILE] = part(x)
+        for j in range(TILE):
+            dt, slope = step(w[j], w[j + TILE])
             w[j] = dt
             w[j + TILE] = dt * u_row[j]
             w[j + 2 * TILE] = dy_row[j]
@@ -864,7 +908,7 @@ def start_back_softplus_rows(
 ):  # fmt: skip
     wide_vectors()
     start_back_with(
-        softplus, fixed, delta, base, place, at, u, u_base, u_place, u_at,
+        small_part, softplus, fixed, delta, base, place, at, u, u_base, u_place, u_at,
         dy, dy_base, dy_place, dy_at, rows, steps,
     )  # fmt: skip
 
@@ -876,7 +920,7 @@ def start_back_rows(
 ):  # fmt: skip
     wide_vectors()
     start_back_with(
-        as_it_is, fixed, delta, base, place, at, u, u_base, u_place, u_at,
+        nothing, as_it_is, fixed, delta, base, place, at, u, u_base, u_place, u_at,
         dy, dy_base, dy_place, dy_at, rows, steps,
     )  # fmt: skip
 
