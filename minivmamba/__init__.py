@@ -16,8 +16,15 @@ if not (Path(__file__).parent / "kernels" / "__init__.py").exists():
     __path__.append(str(Path(__file__).parent.parent))
 
 from minivmamba.backbone import Backbone
+from minivmamba.checkpoints import (
+    CheckpointError,
+    LoadReport,
+    load_checkpoint,
+    save_checkpoint,
+)
 from minivmamba.cross_scan import cross_merge, cross_scan
 from minivmamba.discretize import bilinear, euler, inverse_softplus, mamba_rule, zoh, zoh_matrix
+from minivmamba.flops import count_flops
 from minivmamba.selective_scan import selective_scan
 from minivmamba.ss2d import SS2D
 from minivmamba.ss2d_scan import ss2d_scan
@@ -48,6 +55,8 @@ __all__ = [
     "SS2D",
     "VSSM",
     "Backbone",
+    "CheckpointError",
+    "LoadReport",
     "PatchEmbed2D",
     "PatchMerging2D",
     "SS2Dv2",
@@ -56,14 +65,17 @@ __all__ = [
     "VSSLayer",
     "VSSMv2",
     "bilinear",
+    "count_flops",
     "cross_merge",
     "cross_scan",
     "euler",
     "inverse_softplus",
+    "load_checkpoint",
     "lti_convolution",
     "lti_kernel",
     "lti_recurrence",
     "mamba_rule",
+    "save_checkpoint",
     "selective_scan",
     "ss2d_scan",
     "vmamba_base",

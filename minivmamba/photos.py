@@ -59,7 +59,8 @@ def load_photo(source: "str | Path | np.ndarray | Image") -> "Image":
 def to_input(photo: "Image", size: int = 224) -> Tensor:
     """Resize, crop and normalise a photograph as the authors do to evaluate.
 
-    Bicubic to a short side of size · 256/224, centre crop, ImageNet mean and standard deviation.
+    Bicubic to a short side of size · 256/224 (rounded down), centre crop, ImageNet mean and standard
+    deviation.
 
     Args:
         photo: an RGB Pillow image, see `load_photo`.
@@ -87,7 +88,7 @@ def to_input(photo: "Image", size: int = 224) -> Tensor:
         ) from error
     prepare = v2.Compose(
         [
-            v2.Resize(round(size * 256 / 224), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.Resize(size * 256 // 224, interpolation=v2.InterpolationMode.BICUBIC),
             v2.CenterCrop(size),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
