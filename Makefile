@@ -33,7 +33,7 @@ test: .venv/test ## run everything: format, lint, types, tests, and the lessons 
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --nbval
+	$(BIN)/pytest --nbval -n 2 --dist loadscope
 
 test-fast: .venv/test ## format, lint and the quick tests: under a minute
 	$(BIN)/ruff format --check .
