@@ -11,6 +11,14 @@ from minivmamba.figures.algorithms import (
     trees,
     work_and_depth,
 )
+from minivmamba.figures.block import heard, inside_the_block
+from minivmamba.figures.crossing import (
+    mixing_cost,
+    one_pixel_spreads,
+    route_player,
+    steps_apart,
+    who_hears_whom,
+)
 from minivmamba.figures.discretization import (
     factor,
     gate,
@@ -29,6 +37,13 @@ from minivmamba.figures.memory import (
     same_span,
     wanted_memories,
     whole_past,
+)
+from minivmamba.figures.model_map import (
+    merged_corners,
+    operation_budget,
+    operation_map,
+    parameter_map,
+    with_pixels,
 )
 from minivmamba.figures.overview import routes, seen, stages, what_we_build
 from minivmamba.figures.roofline import lanes, order_of_tasks, states_on_roof
@@ -63,16 +78,24 @@ __all__ = [
     "gate",
     "gate_map",
     "half_life_map",
+    "heard",
     "hidden_row",
     "hold",
+    "inside_the_block",
     "kernel_of_two",
     "lanes",
     "layout_of_a_program",
     "leak",
     "legendre_shapes",
+    "merged_corners",
+    "mixing_cost",
     "mixing_matrices",
     "not_held",
+    "one_pixel_spreads",
+    "operation_budget",
+    "operation_map",
     "order_of_tasks",
+    "parameter_map",
     "pasts",
     "place",
     "poles",
@@ -83,6 +106,7 @@ __all__ = [
     "redrawn",
     "remember",
     "rounding",
+    "route_player",
     "routes",
     "rules",
     "same_span",
@@ -90,6 +114,7 @@ __all__ = [
     "selection_runs",
     "stages",
     "states_on_roof",
+    "steps_apart",
     "strip",
     "swing",
     "tree",
@@ -99,7 +124,9 @@ __all__ = [
     "weighed",
     "weights",
     "what_we_build",
+    "who_hears_whom",
     "whole_past",
+    "with_pixels",
     "work_and_depth",
     "work_counted",
 ]

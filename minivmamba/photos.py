@@ -59,8 +59,8 @@ def load_photo(source: "str | Path | np.ndarray | Image") -> "Image":
 def to_input(photo: "Image", size: int = 224) -> Tensor:
     """Resize, crop and normalise a photograph as the authors do to evaluate.
 
-    Bicubic to a short side of size · 256/224 (rounded down), centre crop, ImageNet mean and standard
-    deviation.
+    Bicubic to a short side of size · 256/224, rounded down; centre crop; ImageNet mean and
+    standard deviation.
 
     Args:
         photo: an RGB Pillow image, see `load_photo`.
