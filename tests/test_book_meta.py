@@ -12,12 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 
 import nbformat
 import pytest
 import test_book
+from nbclient.output_widget import OutputWidget
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image, ImageChops
 
@@ -251,6 +253,22 @@ def test_executing_again_changes_no_byte(tmp_path):
     assert book.main([str(path)]) == 0
     assert path.read_bytes() == first
     assert first.endswith(b"}\n") and list(tmp_path.iterdir()) == [path]
+
+
+def test_answer_is_noticed_that_comes_while_a_widget_is_sent(tmp_path, monkeypatch):
+    """It comes at this moment now and then; while a slow widget is sent, it comes for certain."""
+    send = OutputWidget.send
+
+    def send_slowly(*arguments, **keywords):
+        time.sleep(0.5)
+        send(*arguments, **keywords)
+
+    monkeypatch.setattr(OutputWidget, "send", send_slowly)
+    source = "from ipywidgets import interact\ninteract(lambda x: print(x), x=1);"
+    path = write(tmp_path / "02_widget.ipynb", [new_code_cell(source)])
+    start = time.perf_counter()
+    book.execute(path)
+    assert time.perf_counter() - start < book.CELL_TIMEOUT
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 
 try:
     import nbformat
+    import zmq
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 except ImportError as error:
@@ -70,13 +71,31 @@ def _find(name: str, lessons: list[Path], folder: Path) -> Path:
     raise LookupError(f"no lesson {name!r}; the lessons are {known}")
 
 
+class Client(NotebookClient):
+    """nbclient, without its long waits at cells with widgets.
+
+    When a cell prints into an Output widget (one is in every `interact`), nbclient sends the
+    widget's new state to the kernel, on the very socket on which it awaits the end of the cell. ZMQ
+    announces an arrival once, and sending uses the announcement up: an answer that came at this
+    moment lay unread until the cell's time was up (github.com/jupyter/nbclient/issues/312).
+    """
+
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        """Handle what a cell shows, then look whether an answer has come meanwhile."""
+        try:
+            return super().process_message(msg, cell, cell_index)
+        finally:
+            assert self.kc is not None
+            self.kc.shell_channel.socket.get(zmq.EVENTS)  # this wakes whoever awaits the answer
+
+
 def execute(path: Path) -> Any:
     """Run a lesson from its first cell in a fresh kernel and return the notebook."""
     notebook = nbformat.read(path, as_version=4)
     for cell in _code_cells(notebook):
         # nbclient leaves blank cells alone, with whatever an earlier run stored in them.
         cell.outputs, cell.execution_count = [], None
-    client = NotebookClient(
+    client = Client(
         notebook,
         kernel_name="python3",
         timeout_func=lambda cell: CELL_TIMEOUT,
