@@ -132,10 +132,10 @@ def last_map(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """The part of a model that gives its last map after the final norm, before pooling.
 
     Args:
-        model: a VSSM or VSSMv2, or a ResNet, ConvNeXt, SwinTransformer or VisionTransformer of
-            torchvision. A ResNet has no final norm and gives the output of layer4. ConvNeXt norms
-            the pooled features; here its norm acts at every position. A vision transformer gives
-            its patches without the class token.
+        model: a VSSM or VSSMv2, a model that has a method `last_map`, or a ResNet, ConvNeXt,
+            SwinTransformer or VisionTransformer of torchvision. A ResNet has no final norm and
+            gives the output of layer4. ConvNeXt norms the pooled features; here its norm acts at
+            every position. A vision transformer gives its patches without the class token.
 
     Returns:
         (B, 3, H, W) → (B, C, h, w); it raises ValueError while the model is in training mode.
@@ -155,6 +155,8 @@ def last_map(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def _part_of(model: nn.Module) -> Callable[[Any, Tensor], Tensor]:
     if isinstance(model, StagedModel):
         return _staged
+    if callable(own := getattr(type(model), "last_map", None)):
+        return own
     for kind in type(model).__mro__:  # by name, so that torchvision need not be there
         if kind.__module__.startswith("torchvision.models.") and kind.__name__ in TORCHVISION:
             return TORCHVISION[kind.__name__]
