@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     Raises OSError, ValueError or ModuleNotFoundError, each with a sentence for the user.
     """
     image = to_input(load_photo(options.photo), options.size)
-    name, model = _model(options.weights, options.which)
+    name, model = model_of(options.weights, options.which)
     for score, number in best(model, image, options.top):
         print(f"{score:7.2%}  {class_name(number, model.num_classes)}")
     print(f"({name}, {options.which!r} of {options.weights}, at {options.size}×{options.size})")
@@ -70,8 +70,12 @@ def class_name(number: int, num_classes: int) -> str:
     return ResNet18_Weights.IMAGENET1K_V1.meta["categories"][number]
 
 
-def _model(file: Path, which: str) -> tuple[str, StagedModel]:
-    """The constructor that the weights want, and its model with them."""
+def model_of(file: Path, which: str = "model") -> tuple[str, StagedModel]:
+    """The constructor that the weights of a VMamba want, and its model with them.
+
+    Raises:
+        CheckpointError (a ValueError): they are of something else, or have no classifier.
+    """
     weights = read_checkpoint(file, which)
     name = constructor_of(weights)
     if name is None:

@@ -37,6 +37,17 @@ def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
 
+def is_from_training(path: str | Path) -> bool:
+    """Whether this is a file of `save_weights`; FileNotFoundError if there is none."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"weights: expected a file, got {str(path)!r}")
+    try:
+        with safe_open(path, "pt") as file:
+            return NOTE in (file.metadata() or {})
+    except SafetensorError:
+        return False
+
+
 def load_weights(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a file of `save_weights`, in float32 and evaluation mode, and its note.
 
