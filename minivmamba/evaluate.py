@@ -51,7 +51,7 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, metavar="FOLDER",
                         help="a folder with one folder a class, or with val/")  # fmt: skip
     parser.add_argument("--size", type=int, metavar="S",
-                        help="side of the images of --data (default: as trained, or 224)")  # fmt: skip
+                        help="side of images of --data (default: as trained, or 224)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, metavar="N",
                         help="processes that load images")  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
