@@ -57,6 +57,14 @@ from minivmamba.figures.systems import (
     swing,
     weighed,
 )
+from minivmamba.figures.training import (
+    averaged,
+    digits_to_read,
+    five_learn,
+    gap_of_scores,
+    recipe,
+    steps_before_and_after,
+)
 from minivmamba.figures.triton_lesson import (
     blocks,
     layout_of_a_program,
@@ -71,10 +79,14 @@ from minivmamba.figures.two_views import (
 )
 
 __all__ = [
+    "averaged",
     "best_line",
     "blocks",
     "cumulative_sums",
+    "digits_to_read",
     "factor",
+    "five_learn",
+    "gap_of_scores",
     "gate",
     "gate_map",
     "half_life_map",
@@ -103,6 +115,7 @@ __all__ = [
     "processors",
     "real_fit",
     "recall",
+    "recipe",
     "redrawn",
     "remember",
     "rounding",
@@ -115,6 +128,7 @@ __all__ = [
     "stages",
     "states_on_roof",
     "steps_apart",
+    "steps_before_and_after",
     "strip",
     "swing",
     "tree",

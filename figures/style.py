@@ -26,6 +26,14 @@ RULE_NAME = {
     "bilinear": "bilinear",
 }
 
+MODEL_STYLE: dict[str, dict[str, Any]] = {
+    "VMamba": {"color": BLUE, "linestyle": "-", "marker": "o"},
+    "ResNet": {"color": ORANGE, "linestyle": "--", "marker": "s"},
+    "ConvNeXt": {"color": GREEN, "linestyle": "-.", "marker": "D"},
+    "Swin": {"color": PURPLE, "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+    "DeiT": {"color": RED, "linestyle": ":", "marker": "^"},
+}
+
 _LOOK: dict[Any, Any] = {
     "font.size": 10,
     "axes.grid": True,

@@ -13,7 +13,8 @@ from minivmamba.figures.style import RULE_STYLE, save
 
 FOLDER = Path(__file__).parents[1] / "figures"
 WITHOUT_AXES = {
-    "blocks", "layout_of_a_program", "routes", "seen", "stages", "what_we_build",
+    "blocks", "digits_to_read", "layout_of_a_program", "routes", "seen", "stages",
+    "steps_before_and_after", "what_we_build",
 }  # pictures and drawings  # fmt: skip
 
 
