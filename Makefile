@@ -35,7 +35,7 @@ test: .venv/test ## run everything: format, lint, types, tests, and the lessons 
 	$(BIN)/mypy
 	$(BIN)/pytest --nbval -n 2 --dist loadscope
 
-test-fast: .venv/test ## format, lint and the quick tests: under a minute
+test-fast: .venv/test ## format, lint and the quick tests: some minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pytest tests -m "not slow"
