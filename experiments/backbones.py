@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from minivmamba.receptive_field import (
@@ -223,10 +224,11 @@ def scaling(model: nn.Module, task: str) -> dict[str, list[float]]:
 def operations(model: nn.Module, side: int) -> float:
     """Multiply-adds of one image: half of what PyTorch counts (norms and activations are free).
 
-    A scan counts 6N + 3 a channel and step. In training mode, since attention in evaluation mode
-    runs in one operation that PyTorch does not count.
+    A scan counts 6N + 3 a channel and step. Attention is counted only where it is computed by
+    plain products: in training mode, and with the backend for that.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
         model.train()(torch.zeros(2, 3, side, side))
     model.eval()
     return counter.get_total_flops() / 4

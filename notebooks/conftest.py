@@ -22,7 +22,7 @@ from minivmamba.classroom.pictures import same_picture
 
 collect_ignore = ["student"]  # has no outputs to compare; tests/test_editions.py runs it
 
-CELL_TIMEOUT = 120.0  # seconds; nbval's own 2000 would let a hanging cell eat the whole test run
+CELL_TIMEOUT = 300.0  # seconds; nbval's own 2000 would let a hanging cell eat the whole test run
 
 # Across machines the last digits differ (order of sums, BLAS, libm): 1e-4 is what four printed
 # digits can show, and a hundredth of the smallest mistake worth teaching. Near zero no relative

@@ -27,7 +27,7 @@ except ImportError as error:
     ) from error
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-CELL_TIMEOUT = 120  # seconds, as in notebooks/conftest.py
+CELL_TIMEOUT = 300  # seconds, as in notebooks/conftest.py
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {
     "codemirror_mode": {"name": "ipython", "version": 3},
