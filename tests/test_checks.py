@@ -162,6 +162,11 @@ def in_single_precision(a, b, dts, xs):
         ("02.5", lambda a, b, dts, xs: xs * 0),
         ("02.5", writes_into_its_input),
         ("02.5", decays_always),
+        ("12.1", lambda step, steps, warmup, first, peak, last: peak),
+        ("12.2", lambda name, shape: "weight" in name and len(shape) > 1),
+        ("12.2", lambda name, shape: "proj" in name),
+        ("12.3", lambda scores, labels, smoothing: scores.mean()),
+        ("12.4", lambda weights, decay: decay * weights + (1 - decay) * weights.mean(0)),
     ],
 )
 def test_other_wrong_answers_are_shown_where_they_differ(number, answer):

@@ -267,6 +267,8 @@ def _short(value, digits: int = 5) -> str:
         return getattr(value, "__name__", "a function")
     if isinstance(value, Failed):
         return f"{type(value.error).__name__}"
+    if isinstance(value, str):
+        return repr(value)
     if isinstance(value, Observed):
         return "; ".join(f"{name} {_short(part, digits)}" for name, part in value.items())
     if isinstance(value, tuple | list):

@@ -170,6 +170,12 @@ def _parameters(draw: Draw):
         ("layers.1.blocks.0.self_attention.A_logs", (draw.integer(2, 9), 4)),
         ("layers.1.blocks.0.self_attention.Ds", (2, draw.integer(2, 9))),
         ("patch_embed.proj.weight", (96, 3, 4, 4)),
+        # The rule knows three names, one ending and the shape, and nothing else about a name.
+        ("pooling.query", (7, 3)),
+        ("bias_of_places.table", (draw.integer(2, 5), 2)),
+        ("ln_of_pairs.weight", (2, 2)),
+        ("blur.weight", (1, 1, 5, 1)),
+        ("norm.weight", (2048,)),
     ]
 
 
