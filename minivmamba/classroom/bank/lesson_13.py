@@ -98,6 +98,15 @@ def _fewest_pixels(field, power):
     return (int((scores.cumsum(0) < scores.sum() / 2).sum()) + 1) / len(scores)
 
 
+def _until_the_short_side(field, power):
+    scores = field.double() ** power
+    ring = _rings(*field.shape, field.shape[0] // 2, field.shape[1] // 2)
+    for k in range(min(field.shape) // 2 + 1):
+        if scores[ring <= k].sum() >= scores.sum() / 2:
+            return float((ring <= k).double().mean())
+    return 1.0
+
+
 def _above_half(field, power):
     scores = field.double() ** power
     return float((scores >= scores.max() / 2).double().mean())
@@ -125,6 +134,7 @@ def _fields(draw: Draw):
         some(8, 13, 0.25),
         some(13, 6, 0.5, tau=4.0),
         (torch.ones(9, 5).double(), 0.25),
+        (torch.ones(3, 21).double(), 1.0),  # the short side is full long before half is held
         (torch.eye(12).double(), 1.0),
         some(10, 10, 0.25, gaps=True),
         some(7, 10, 0.25, dtype=torch.float32),
@@ -167,6 +177,9 @@ SHARE = Exercise(
         ),
         "beyond the border the square is cut: count the pixels that exist, not side²": _share_of(
             finish=lambda inside, held, scores, side: side**2 / scores.numel()
+        ),
+        "on a map longer than high the square goes on, cut above and below; here it stops": (
+            _until_the_short_side
         ),
         "this is the score that the square holds, not the area it needs": _share_of(
             finish=lambda inside, held, scores, side: held / scores.sum()
