@@ -99,9 +99,9 @@ def _fewest_pixels(field, power):
 
 
 def _until_the_short_side(field, power):
-    scores = field.double() ** power
-    ring = _rings(*field.shape, field.shape[0] // 2, field.shape[1] // 2)
-    for k in range(min(field.shape) // 2 + 1):
+    (H, W), scores = field.shape, field.double() ** power
+    ring = _rings(H, W, H // 2, W // 2)
+    for k in range(min(H, W) // 2 + 1):
         if scores[ring <= k].sum() >= scores.sum() / 2:
             return float((ring <= k).double().mean())
     return 1.0
